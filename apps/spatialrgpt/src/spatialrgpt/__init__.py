@@ -1,0 +1,5 @@
+"""Warehouse spatial reasoning over image regions: SpatialRGPT with a region enhancer and typed heads."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,98 @@
+"""From settings to a processor and a model: new, from pretrained parts, or from a checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, PreTrainedTokenizerBase
+
+from spatialrgpt.config import BackboneSettings, ModelSettings
+from spatialrgpt.configuration import DEPTH_TOKEN, IMAGE_TOKEN, MASK_TOKEN, SpatialRGPTConfig
+from spatialrgpt.model import SpatialRGPTForConditionalGeneration
+from spatialrgpt.processing import SpatialRGPTProcessor
+from spatialrgpt.tokenizer import load_tokenizer, train_tokenizer
+
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "vision_tower": ("vision_tower.",),
+    "projector": ("projector.",),
+    "region_extractor": (
+        "region_encoder.refinement.",
+        "region_encoder.depth_refinement.",
+        "region_encoder.rgb_connector.",
+        "region_encoder.depth_connector.",
+        "region_encoder.rgb_geometry.",
+        "region_encoder.depth_geometry.",
+    ),
+    "region_enhancer": ("region_encoder.enhancer.",),
+    "language_model": ("language_model.",),
+    "region_heads": ("region_heads.", "head_geometry."),
+}
+"""Parts of the model, as prefixes of parameter names: what `part_learning_rates` and `frozen_parts` speak of."""
+
+
+def build_processor(settings: ModelSettings, texts: Mapping[str, Any] | list[str]) -> SpatialRGPTProcessor:
+    """The processor of a new model; `texts` make the tokenizer if no pretrained one is named."""
+    if settings.checkpoint is not None:
+        return AutoProcessor.from_pretrained(settings.checkpoint)
+    path = settings.tokenizer or settings.text.pretrained
+    tokenizer = train_tokenizer(texts, settings.vocabulary_size) if path is None else load_tokenizer(path)
+    return SpatialRGPTProcessor.for_model(build_config(settings, tokenizer), tokenizer)
+
+
+def build_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> SpatialRGPTConfig:
+    """The configuration of a new model; sizes that must agree with the tokenizer are taken from it."""
+    text = _part_config(settings.text, "llama")
+    text.vocab_size = max(len(tokenizer), text.vocab_size if settings.text.pretrained else 0)
+    text.bos_token_id, text.eos_token_id, text.pad_token_id = (
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+    )
+    same_names = (
+        "vision_feature_layer",
+        "refinement_stages",
+        "refine_depth",
+        "region_geometry",
+        "projector_downsample",
+        "enable_region",
+        "enable_depth",
+        "enable_region_enhancer",
+        "enable_region_heads",
+        "lm_loss_weight",
+    )
+    image_token, mask_token, depth_token = tokenizer.convert_tokens_to_ids([IMAGE_TOKEN, MASK_TOKEN, DEPTH_TOKEN])
+    return SpatialRGPTConfig(
+        vision_config=_part_config(settings.vision, "siglip_vision_model"),
+        text_config=text,
+        image_token_id=image_token,
+        mask_token_id=mask_token,
+        depth_token_id=depth_token,
+        region_enhancer_cfg=asdict(settings.region_enhancer_cfg),
+        region_heads_cfg=asdict(settings.region_heads_cfg),
+        **{name: vars(settings)[name] for name in same_names},
+    )
+
+
+def build_model(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> SpatialRGPTForConditionalGeneration:
+    """A model from a checkpoint, or new with whatever pretrained parts are named."""
+    if settings.checkpoint is not None:
+        return SpatialRGPTForConditionalGeneration.from_pretrained(settings.checkpoint)
+    model = SpatialRGPTForConditionalGeneration(build_config(settings, tokenizer))
+    if settings.vision.pretrained is not None:
+        tower = AutoModel.from_pretrained(settings.vision.pretrained)
+        # SigLIP and CLIP checkpoints hold a text tower too; the vision configuration says which half is ours.
+        source = tower.vision_model if "text_config" in tower.config else tower
+        model.vision_tower.load_state_dict(source.state_dict())
+    if settings.text.pretrained is not None:
+        text = AutoModelForCausalLM.from_pretrained(settings.text.pretrained)
+        text.resize_token_embeddings(model.config.text_config.vocab_size)
+        model.language_model.load_state_dict(text.state_dict())
+    return model
+
+
+def _part_config(settings: BackboneSettings, default_type: str):
+    if settings.pretrained is not None:
+        config = AutoConfig.from_pretrained(settings.pretrained)
+        return config.vision_config if default_type != "llama" and "vision_config" in config else config
+    values = dict(settings.config or {})
+    return AutoConfig.for_model(values.pop("model_type", default_type), **values)

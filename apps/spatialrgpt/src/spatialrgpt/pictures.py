@@ -1,0 +1,65 @@
+"""Pictures of single questions: the frame with its regions drawn, what was asked, what was answered."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Bool, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+COLOURS = mpl.color_sequences["tab10"]
+
+
+def draw_regions(
+    image: UInt8[np.ndarray, "height width 3"],
+    masks: Bool[np.ndarray, "regions height width"],
+    *,
+    title: str,
+    highlighted: Sequence[int] = (),
+) -> Figure:
+    """One frame with numbered regions.
+
+    Args:
+        image: The frame.
+        masks: Its regions.
+        title: Question and answers, a line each; long lines are wrapped.
+        highlighted: Regions with a thick outline: the ones an answer is about.
+    """
+    height, width = image.shape[:2]
+    lines = "\n".join(fill(line, 70) for line in title.splitlines())
+    figure = Figure(figsize=(6.0, 6.0 * height / width + 0.22 * (lines.count("\n") + 1)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.imshow(image)
+    axes.set_axis_off()
+    axes.set_title(lines, fontsize=8, loc="left")
+    for index, mask in enumerate(masks):
+        colour = COLOURS[index % len(COLOURS)]
+        overlay = np.zeros((height, width, 4))
+        overlay[mask] = (*colour, 0.35)
+        axes.imshow(overlay)
+        if mask.any() and not mask.all():
+            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=2.5 if index in highlighted else 0.8)
+        if mask.any():
+            rows, columns = np.nonzero(mask)
+            axes.text(
+                columns.mean(),
+                rows.mean(),
+                str(index),
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white",
+                bbox={"facecolor": colour, "edgecolor": "none", "boxstyle": "circle,pad=0.2"},
+            )
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG and return its path; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=110)
+    return path

@@ -1,0 +1,35 @@
+"""Public names of region_heads."""
+
+from .config import HeadConfig as HeadConfig
+from .config import RegionHeadsConfig as RegionHeadsConfig
+from .decoding import decode as decode
+from .labels import Label as Label
+from .labels import RegionPrediction as RegionPrediction
+from .labels import involved_regions as involved_regions
+from .labels import mine_involved as mine_involved
+from .labels import parse_label as parse_label
+from .losses import count_loss_items as count_loss_items
+from .metrics import Baselines as Baselines
+from .metrics import RegionMetrics as RegionMetrics
+from .metrics import ScoredAnswer as ScoredAnswer
+from .pair_heads import DistanceHead as DistanceHead
+from .pair_heads import DistanceOutput as DistanceOutput
+from .pair_heads import LeftRightHead as LeftRightHead
+from .pair_heads import LeftRightOutput as LeftRightOutput
+from .region_heads import RegionHeads as RegionHeads
+from .region_heads import RegionHeadsOutput as RegionHeadsOutput
+from .routing import Route as Route
+from .routing import explain_route as explain_route
+from .routing import route_question as route_question
+from .routing import route_record as route_record
+from .sampling import TaskBalancedSampler as TaskBalancedSampler
+from .set_heads import ChoiceOutput as ChoiceOutput
+from .set_heads import CountingHead as CountingHead
+from .set_heads import CountingOutput as CountingOutput
+from .set_heads import MultipleChoiceHead as MultipleChoiceHead
+from .set_heads import count_log_probabilities as count_log_probabilities
+from .targets import RegionTargets as RegionTargets
+from .tasks import TASK_NAMES as TASK_NAMES
+from .tasks import UNKNOWN_TASK as UNKNOWN_TASK
+from .tasks import TaskType as TaskType
+from .tasks import parse_task as parse_task

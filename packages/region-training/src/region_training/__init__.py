@@ -1,0 +1,5 @@
+"""Configuration, command line, DeepSpeed engine, checkpoints, logs and reports for the applications."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
