@@ -4,8 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from region_training.batches import CountingCollate, EpochData, FollowsEpoch, RankBatches, SeededPermutation, mean_counts
+from region_training.batches import (
+    CountingCollate,
+    EpochData,
+    FollowsEpoch,
+    RankBatches,
+    SeededPermutation,
+    mean_counts,
+)
 from region_training.settings import ConfigError
 
 

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-
 from region_training.engine import train
 from region_training.testing import run_ranks
 
@@ -66,7 +65,10 @@ def test_log_values_do_not_depend_on_the_split(toy, tmp_path):
     def run(rank, world_size):
         for size, accumulation in SPLITS[world_size]:
             settings = toy.settings(
-                **PLAIN, micro_batch_size=size, gradient_accumulation_steps=accumulation, part_learning_rates={"body": 0.5}
+                **PLAIN,
+                micro_batch_size=size,
+                gradient_accumulation_steps=accumulation,
+                part_learning_rates={"body": 0.5},
             )
             train(toy.job(NUM_SAMPLES, dropout=0.0), settings, tmp_path / f"{world_size}-{size}")
 

@@ -9,7 +9,6 @@ import time
 
 import pytest
 import torch
-
 from region_training import checkpoints
 from region_training.engine import train
 from region_training.stopping import StopRequest
@@ -226,7 +225,7 @@ def test_never_begins_anew_and_a_path_continues_from_there(toy, whole, tmp_path)
 def test_a_damaged_checkpoint_that_was_asked_for_is_refused(toy, whole, tmp_path):
     run_dir = _cut(whole, tmp_path / "run", 6)
     (run_dir / "checkpoint-4" / "trainer_state.json").write_text("{}")
-    with pytest.raises(RankError, match="trainer_state.json has 2 bytes"):
+    with pytest.raises(RankError, match=r"trainer_state\.json has 2 bytes"):
         _go_on(toy, run_dir, resume=str(run_dir / "checkpoint-4"))
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-
 from region_training.engine import train
 from region_training.loading import load_pretrained
 from region_training.stopping import NonFiniteError
@@ -120,8 +119,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run(toy, tmp_path, stage, preci
                 output.loss.register_hook(poison)
                 return output
 
+        job = toy.job(build_model=lambda: Poisoned(toy.Config()))
         with pytest.raises(NonFiniteError, match="every loss is finite, but the gradient is not") as caught:
-            job = toy.job(build_model=lambda: Poisoned(toy.Config()))
             train(job, toy.settings(zero_stage=stage, precision=precision), tmp_path / "run")
         return "step 2" in str(caught.value) and "record-" in str(caught.value)
 
@@ -224,11 +223,11 @@ def test_wrong_counts_and_mixed_counts_are_reported(toy, tmp_path):
 
     def run(rank):
         train(toy.job(collate=overcount), toy.settings(), tmp_path / "over")
+        settings = toy.settings(max_steps=-1, num_epochs=1.0, gradient_accumulation_steps=12)
         with pytest.raises(ValueError, match="expected all or none"):
-            settings = toy.settings(max_steps=-1, num_epochs=1.0, gradient_accumulation_steps=12)
             train(toy.job(collate=sometimes), settings, tmp_path / "some")
+        job = toy.job(collate=lambda samples: {**toy.collate(samples), "loss_counts": {"regress": 2}})
         with pytest.raises(ValueError, match="mean_counts has no entry for loss term 'classify'"):
-            job = toy.job(collate=lambda samples: {**toy.collate(samples), "loss_counts": {"regress": 2}})
             train(job, toy.settings(), tmp_path / "lacks")
 
     run_ranks(run, 1, tmp_path / "ranks")

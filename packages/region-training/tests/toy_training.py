@@ -1,24 +1,19 @@
 """A toy model with two ragged loss terms, dropout and a freezable tower, and the job that trains it."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from region_core.losses import LossTerms, drop_dummy, with_dummy_row
+from region_training.batches import SeededPermutation
+from region_training.engine import TrainingJob
+from region_training.settings import TrainingSettings
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, TrainerCallback
 from transformers.utils import ModelOutput
-
-from region_training.batches import SeededPermutation
-from region_training.engine import TrainingJob
-from region_training.settings import TrainingSettings
-
-# Everything runs as ranks that are forked from this process, and on CPU: with no driver in sight no one asks for CUDA.
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 class ToyConfig(PreTrainedConfig):

@@ -4,7 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-from region_heads.labels import Label, RegionPrediction, parse_label
+from region_heads.labels import SIDES, Label, RegionPrediction, parse_label
 from region_heads.metrics import Baselines
 from region_heads.tasks import TaskType
 
@@ -40,7 +40,7 @@ def parse_answer(task: TaskType, text: str, num_regions: int) -> RegionPredictio
         label = parse_label(task, value, num_regions)
     except ValueError:
         return None
-    answer = ("left", "right")[int(label.value)] if task is TaskType.LEFT_RIGHT else label.value
+    answer = SIDES[int(label.value)] if task is TaskType.LEFT_RIGHT else label.value
     return RegionPrediction(task, answer, 1.0)
 
 
@@ -73,4 +73,4 @@ def _constant(task: TaskType, values: list[float]) -> RegionPrediction:
     if task is TaskType.DISTANCE:
         return RegionPrediction(task, sum(values) / len(values), 1.0)
     most = int(Counter(values).most_common(1)[0][0])
-    return RegionPrediction(task, ("left", "right")[most] if task is TaskType.LEFT_RIGHT else most, 1.0)
+    return RegionPrediction(task, SIDES[most] if task is TaskType.LEFT_RIGHT else most, 1.0)

@@ -108,7 +108,7 @@ class RegionDataset(Dataset):
         self.with_answers = with_answers
         self.file = self.root / f"{split}.json"
         self.records = read_records(self.file)
-        self.has_depths = (self.root / split / "depths").is_dir()
+        self.has_depths = processor.enable_depth and (self.root / split / "depths").is_dir()
 
     def __len__(self) -> int:
         """Number of records."""

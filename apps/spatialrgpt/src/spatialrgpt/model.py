@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
-from region_core.geometry import GEOMETRY_DIM
+from region_core.geometry import GEOMETRY_DIM, GeometryEmbedding
 from region_core.grids import TokenGrid, tokens_to_map
 from region_core.losses import LossTerms, touch
 from region_core.regions import RegionBatch
@@ -84,7 +84,7 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.region_heads = RegionHeads(text_dim, config.region_heads_cfg) if config.enable_region_heads else None
         self.head_geometry = (
-            nn.Linear(GEOMETRY_DIM, text_dim) if config.enable_region_heads and config.region_geometry else None
+            GeometryEmbedding(text_dim) if config.enable_region_heads and config.region_geometry else None
         )
         self.post_init()
 
@@ -315,7 +315,7 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
         if self.head_geometry is not None:
             if region_geometry is None:
                 region_geometry = features.new_zeros(features.shape[0], GEOMETRY_DIM)
-            features = features + self.head_geometry(region_geometry.to(features.dtype))
+            features = features + self.head_geometry(region_geometry)
         return features
 
     def _answer_with_heads(
@@ -344,7 +344,6 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
             region_mask=region_mask,
             question=question,
         )
-
 
     def _question_vector(
         self,

@@ -10,6 +10,8 @@ from jaxtyping import Bool, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from spatialrgpt.configuration import IMAGE_TOKEN, MASK_TOKEN
+
 COLOURS = mpl.color_sequences["tab10"]
 
 
@@ -30,7 +32,7 @@ def draw_regions(
     """
     height, width = image.shape[:2]
     lines = "\n".join(fill(line, 70) for line in title.splitlines())
-    figure = Figure(figsize=(6.0, 6.0 * height / width + 0.22 * (lines.count("\n") + 1)), layout="constrained")
+    figure = Figure(figsize=(6.0, 6.0 * height / width + 0.16 * (lines.count("\n") + 1)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.imshow(image)
@@ -58,8 +60,14 @@ def draw_regions(
     return figure
 
 
+def number_mentions(question: str) -> str:
+    """The question as a reader of the picture wants it: region numbers in place of the placeholders."""
+    pieces = question.replace(IMAGE_TOKEN, "").strip().split(MASK_TOKEN)
+    return pieces[0] + "".join(f"[{number}]{piece}" for number, piece in enumerate(pieces[1:]))
+
+
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG and return its path; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=110)
+    figure.savefig(path, format="png", dpi=75)
     return path

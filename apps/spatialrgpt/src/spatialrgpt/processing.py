@@ -18,6 +18,9 @@ from transformers import AutoProcessor, PreTrainedTokenizerBase, ProcessorMixin
 
 from spatialrgpt.configuration import DEPTH_TOKEN, IMAGE_TOKEN, MASK_TOKEN, SpatialRGPTConfig
 
+GEOMETRY_GRID = (64, 64)
+"""Place and depth of a region are measured on a finer grid than its features are pooled on."""
+
 IGNORED_LABEL = -100
 Message = Mapping[str, str]
 
@@ -169,10 +172,11 @@ class SpatialRGPTProcessor(ProcessorMixin):
             depth: Depth map of the frame in [0, 1], of any size.
         """
         grid = masks_to_grid(torch.from_numpy(masks), *self.region_grid)
+        fine = masks_to_grid(torch.from_numpy(masks), *GEOMETRY_GRID)
         small = None
         if depth is not None:
-            small = masks_to_grid(torch.from_numpy(depth)[None].float(), *self.region_grid)[0]
-        return grid, region_geometry(grid, small)
+            small = masks_to_grid(torch.from_numpy(depth)[None].float(), *GEOMETRY_GRID)[0]
+        return grid, region_geometry(fine, small)
 
 
 AutoProcessor.register(SpatialRGPTConfig, SpatialRGPTProcessor)

@@ -18,6 +18,7 @@ MAX_REGIONS = 8
 MAX_COUNT = 5
 NEAREST_RATIO = 1.2  # the runner-up is at least this much farther away
 SIDE_MARGIN = 0.04  # of the image width, between two objects compared by side
+DEPTH_MARGIN_M = 0.8  # along the floor, between two objects compared by distance from the camera
 
 
 @dataclass(frozen=True)
@@ -208,22 +209,33 @@ def _count_in_buffer(floor: Floor) -> Question | None:
     return _count(floor, text, objects, inside, f"in the {_refer(floor, objects, buffer)}")
 
 
-def _count_beside(floor: Floor) -> Question | None:
+def _count_left(floor: Floor) -> Question | None:
     pallets, anchor = floor.some("pallet", 2, 7), floor.one("shelf", "transporter")
     if not pallets or anchor is None:
         return None
     offsets = floor.centre_x[pallets] - floor.centre_x[anchor]
     if np.abs(offsets).min() < SIDE_MARGIN:
         return None
-    side = floor.choose("left", "right")
-    members = [index for index, offset in zip(pallets, offsets, strict=True) if (offset < 0) == (side == "left")]
-    objects = (*pallets, anchor)
-    name = floor.name(anchor)
+    members = [index for index, offset in zip(pallets, offsets, strict=True) if offset < 0]
+    mentions, name = _list_of(len(pallets)), floor.name(anchor)
     text = floor.choose(
-        f"How many of the pallets {_list_of(len(pallets))} are to the {side} of the {name} {MASK}?",
-        f"What is the number of pallets among {_list_of(len(pallets))} on the {side} side of the {name} {MASK}?",
+        f"How many of the pallets {mentions} are to the left of the {name} {MASK}?",
+        f"What is the number of pallets among {mentions} on the left side of the {name} {MASK}?",
     )
-    return _count(floor, text, objects, members, f"to the {side} of the {_refer(floor, objects, anchor)}")
+    return _count(floor, text, (*pallets, anchor), members, f"to the left of the {name}")
+
+
+def _count_nearer(floor: Floor) -> Question | None:
+    pallets, anchor = floor.some("pallet", 2, 7), floor.one("shelf", "transporter")
+    if not pallets or anchor is None:
+        return None
+    offsets = [floor.objects[index].z - floor.objects[anchor].z for index in pallets]
+    if min(map(abs, offsets)) < DEPTH_MARGIN_M:
+        return None
+    members = [index for index, offset in zip(pallets, offsets, strict=True) if offset < 0]
+    mentions, name = _list_of(len(pallets)), floor.name(anchor)
+    text = f"How many of the pallets {mentions} stand nearer to the camera than the {name} {MASK}?"
+    return _count(floor, text, (*pallets, anchor), members, f"nearer than the {name}")
 
 
 def _count(floor: Floor, text: str, objects: tuple[int, ...], members: list[int], where: str) -> Question | None:
@@ -247,5 +259,5 @@ MAKERS: dict[str, tuple[Callable[[Floor], Question | None], ...]] = {
     "distance": (_distance_of_pair, _distance_of_outermost, _distance_of_nearest),
     "left_right": (_left_right,),
     "mcq": (_choose_nearest, _choose_outermost),
-    "count": (_count_in_buffer, _count_beside),
+    "count": (_count_in_buffer, _count_left, _count_nearer),
 }

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from region_core.enhancer import build_region_enhancer
-from region_core.geometry import GEOMETRY_DIM
+from region_core.geometry import GeometryEmbedding
 from region_core.pooling import mask_pool
 from region_core.refinement import FeatureRefinement
 from region_core.regions import RegionBatch
@@ -65,10 +65,10 @@ class RegionEncoder(nn.Module):
         vision_dim, text_dim = config.vision_config.hidden_size, config.text_config.hidden_size
         self.refinement = FeatureRefinement(vision_dim, num_stages=config.refinement_stages)
         self.rgb_connector = nn.Linear(vision_dim, text_dim)
-        self.rgb_geometry = nn.Linear(GEOMETRY_DIM, vision_dim) if config.region_geometry else None
+        self.rgb_geometry = GeometryEmbedding(vision_dim) if config.region_geometry else None
         self.depth_connector = nn.Linear(vision_dim, text_dim) if config.enable_depth else None
         self.depth_geometry = (
-            nn.Linear(GEOMETRY_DIM, vision_dim) if config.enable_depth and config.region_geometry else None
+            GeometryEmbedding(vision_dim) if config.enable_depth and config.region_geometry else None
         )
         self.depth_refinement = (
             FeatureRefinement(vision_dim, num_stages=config.refinement_stages)
@@ -111,7 +111,7 @@ class RegionEncoder(nn.Module):
         masks = region_masks[order].split(counts)
         rgb = mask_pool(refined_map, masks).rows
         if self.rgb_geometry is not None:
-            rgb = rgb + self.rgb_geometry(geometry[order].to(rgb.dtype))
+            rgb = rgb + self.rgb_geometry(geometry[order])
         depth, depth_mask = None, None
         if self.depth_connector is not None and depth_map is not None and depth_images is not None:
             fine = depth_map if self.depth_refinement is None else self.depth_refinement(depth_map)
@@ -119,7 +119,7 @@ class RegionEncoder(nn.Module):
             maps = fine.new_zeros(num_images, *fine.shape[1:]).index_copy(0, depth_images, fine)
             depth = mask_pool(maps, masks).rows
             if self.depth_geometry is not None:
-                depth = depth + self.depth_geometry(geometry[order].to(depth.dtype))
+                depth = depth + self.depth_geometry(geometry[order])
             has_depth = torch.zeros(num_images, dtype=torch.bool, device=maps.device).index_fill(0, depth_images, True)
             depth_mask = has_depth[region_images[order]]
         if self.enhancer is not None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from region_heads.labels import Label, RegionPrediction
+from region_heads.labels import SIDES, Label, RegionPrediction
 from region_heads.metrics import RegionMetrics
 from region_heads.pictures import draw_all
 from region_heads.tasks import TaskType
@@ -16,7 +16,7 @@ from rich.console import Console
 from spatialrgpt.config import Settings
 from spatialrgpt.data import RegionDataset
 from spatialrgpt.evaluate import AnsweredRecord, Evaluation
-from spatialrgpt.pictures import draw_regions, save
+from spatialrgpt.pictures import draw_regions, number_mentions, save
 
 ANSWERS = "answers.jsonl"
 LOADING = """import spatialrgpt  # registers the model with transformers
@@ -128,8 +128,9 @@ def _draw_case(item: AnsweredRecord, dataset: RegionDataset, path: Path) -> None
     masks, _ = dataset.masks(item.index, frames)
     if not frames or masks[0] is None:
         return
-    lines = [dataset.question(item.index), f"true: {_shown(item.label.task, item.label.value)}"]
-    highlighted = []
+    lines = [number_mentions(dataset.question(item.index)), f"true: {_shown(item.label.task, item.label.value)}"]
+    label = dataset.label(item.index)
+    highlighted = [] if label is None or label.involved is None else sorted(label.involved)
     if item.head is not None:
         lines.append(f"head: {_shown(item.label.task, item.head.value)}  (confidence {item.head.confidence:.2f})")
     if item.text is not None:
@@ -150,7 +151,7 @@ def _badness(item: AnsweredRecord) -> float:
         return 0.0
     if item.label.task is TaskType.DISTANCE:
         return abs(float(answer.value) - item.label.value) / max(float(item.label.value), 0.1)
-    truth = ("left", "right")[int(item.label.value)] if item.label.task is TaskType.LEFT_RIGHT else item.label.value
+    truth = SIDES[int(item.label.value)] if item.label.task is TaskType.LEFT_RIGHT else item.label.value
     return answer.confidence if answer.value != truth else -answer.confidence
 
 
@@ -158,7 +159,7 @@ def _shown(task: TaskType, value: float | int | str) -> str:
     if task is TaskType.DISTANCE:
         return f"{float(value):.2f} m"
     if task is TaskType.LEFT_RIGHT and not isinstance(value, str):
-        return ("left", "right")[int(value)]
+        return SIDES[int(value)]
     return f"region {value}" if task is TaskType.MULTIPLE_CHOICE else str(value)
 
 

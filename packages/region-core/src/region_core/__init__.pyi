@@ -31,6 +31,7 @@ from .enhancer import build_region_enhancer as build_region_enhancer
 from .enhancer import split_enhanced_features as split_enhanced_features
 from .geometry import GEOMETRY_DIM as GEOMETRY_DIM
 from .geometry import GEOMETRY_NAMES as GEOMETRY_NAMES
+from .geometry import GeometryEmbedding as GeometryEmbedding
 from .geometry import region_geometry as region_geometry
 from .grids import TokenGrid as TokenGrid
 from .grids import map_to_tokens as map_to_tokens

@@ -5,9 +5,11 @@ a depth map, depth and the two sideways coordinates of a pinhole camera (X = (x 
 focal length). They suit a linear layer beside the pooled feature.
 """
 
+import math
+
 import torch
 from jaxtyping import Float, Float32
-from torch import Tensor
+from torch import Tensor, nn
 
 GEOMETRY_NAMES = ("centre_x", "centre_y", "width", "height", "area", "depth", "sideways_x", "sideways_y")
 """Meaning of the columns of `region_geometry`."""
@@ -50,6 +52,32 @@ def region_geometry(
         z = _mean((known * values).flatten(1), known.flatten(1).sum(1))
         columns += [z, (centre_x - 0.5) * z, (centre_y - 0.5) * z]
     return torch.stack(columns, dim=-1)
+
+
+class GeometryEmbedding(nn.Module):
+    """Geometry values as a vector that stands beside a pooled feature.
+
+    Each value is seen at several scales, as sines and cosines (Fourier features: Tancik et al. 2020), so that small
+    differences of place count; a norm at the end gives the vector the size of a normalised feature.
+
+    Args:
+        dim: Width of the vector.
+        num_frequencies: Scales per value; the finest tells values apart that differ by about `2 ** -num_frequencies`.
+    """
+
+    def __init__(self, dim: int, num_frequencies: int = 4) -> None:
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        width = GEOMETRY_DIM * (1 + 2 * num_frequencies)
+        self.layers = nn.Sequential(nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim), nn.LayerNorm(dim))
+
+    def forward(self, geometry: Float[Tensor, "regions geometry"]) -> Float[Tensor, "regions dim"]:
+        """Embed what `region_geometry` returns."""
+        # Computed here and not kept: a buffer that is not saved holds garbage after a model was built without memory.
+        scales = math.pi * 2.0 ** torch.arange(self.num_frequencies, device=geometry.device)
+        angles = (geometry.float()[..., None] * scales).flatten(-2)
+        features = torch.cat([geometry.float(), angles.sin(), angles.cos()], dim=-1)
+        return self.layers(features.to(self.layers[0].weight.dtype))
 
 
 def _cell_centres(size: int, device: torch.device) -> Float32[Tensor, " {size}"]:

@@ -44,9 +44,11 @@ class SeededPermutation(Sampler[int]):
         self._epoch = epoch
 
     def __len__(self) -> int:
+        """Return the size of the dataset."""
         return self._num_samples
 
     def __iter__(self) -> Iterator[int]:
+        """Yield every index once."""
         generator = torch.Generator().manual_seed(_mix(self._seed, self._epoch))
         return iter(torch.randperm(self._num_samples, generator=generator).tolist())
 
@@ -76,10 +78,12 @@ class RankBatches(BatchSampler):
         self._world_size = world_size
 
     def __len__(self) -> int:
+        """Return the number of micro-batches, which is the same on every rank."""
         full, rest = divmod(_length(self.sampler), self.batch_size * self._world_size)
         return full + (rest >= self._world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        """Yield the indices of each of this rank's micro-batches."""
         size = self.batch_size * self._world_size
         gathered: list[int] = []
         for index in self.sampler:

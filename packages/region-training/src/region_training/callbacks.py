@@ -6,7 +6,15 @@ from collections.abc import Mapping
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from region_training.stopping import NonFiniteError, StopRequest, non_finite_report
@@ -49,9 +57,7 @@ class RunCallback(TrainerCallback):
         """Keep the learning rates before the schedule moves on."""
         self._trainer.note_learning_rates()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Agree with the other ranks, then decide what this step is followed by.
 
         Raises:
@@ -82,9 +88,7 @@ class RunCallback(TrainerCallback):
         if stop and trainer.own.ranks.is_first:
             logger.warning("a signal asked to stop: saving step %d and leaving", step)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Stop when a checkpoint of the last step was resumed."""
         if state.global_step >= state.max_steps:
             control.should_training_stop = True
@@ -118,9 +122,7 @@ class ProgressBar(TrainerCallback):
         self._task = self._progress.add_task("training", total=state.max_steps, completed=state.global_step, loss="")
         self._progress.start()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Move the bar."""
         if self._task is not None:
             self._progress.update(self._task, completed=state.global_step)

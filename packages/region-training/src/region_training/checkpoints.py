@@ -214,8 +214,9 @@ def check_free_space(run_dir: Path, *, needed_bytes: int) -> None:
     free = shutil.disk_usage(run_dir).free
     if free < needed_bytes:
         raise CheckpointError(
-            f"no checkpoint was written: {run_dir} has {free / 2**30:.2f} GiB free, expected {needed_bytes / 2**30:.2f} "
-            "GiB (twice a checkpoint). Earlier checkpoints are intact; free space and run the same command again"
+            f"no checkpoint was written: {run_dir} has {free / 2**30:.2f} GiB free, expected "
+            f"{needed_bytes / 2**30:.2f} GiB (twice a checkpoint). Earlier checkpoints are intact; free space and run "
+            "the same command again"
         )
 
 
@@ -257,7 +258,7 @@ def commit(
         identity: The run.
         conditions: What must stay the same.
     """
-    manifest = {
+    manifest: dict[str, object] = {
         "format": _FORMAT,
         "step": step,
         "run_id": identity,
@@ -277,9 +278,9 @@ def commit(
 def publish(staged: Path, final: Path) -> None:
     """Rename a staged folder; a former folder of that name is replaced."""
     if final.exists():
-        # A damaged or foreign folder of the same name: os.replace needs the place to be free.
+        # A damaged or foreign folder of the same name: a rename needs the place to be free.
         shutil.rmtree(final)
-    os.replace(staged, final)
+    staged.replace(final)
     _flush_folder(final.parent)
 
 
@@ -295,7 +296,7 @@ def rotate(run_dir: Path, *, identity: str, keep: int) -> list[Path]:
         # Renamed first: a half-deleted folder must not look like a damaged checkpoint.
         doomed = run_dir / STAGING / f"old-{folder.name}"
         doomed.parent.mkdir(exist_ok=True)
-        os.replace(folder, doomed)
+        folder.replace(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
     return surplus
 

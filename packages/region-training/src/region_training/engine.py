@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
@@ -162,9 +161,9 @@ def _run(
             model_dir = trainer.export(job.processor)
     if trainer.own.settings.zero_stage < 3:
         # Under stage 3 the engine's hooks are what makes the model callable.
-        trainer.model_wrapped.destroy()
+        trainer.engine().destroy()
     return TrainingResult(
-        model=trainer.model,
+        model=trainer.network,
         metrics=trainer.last_evaluation,
         global_step=step,
         checkpoint=trainer.last_checkpoint,
@@ -188,9 +187,7 @@ def _data(job: TrainingJob, settings: TrainingSettings, ranks: Ranks, device: st
     )
 
 
-def _conditions(
-    job: TrainingJob, settings: TrainingSettings, ranks: Ranks, precision: str
-) -> checkpoints.Conditions:
+def _conditions(job: TrainingJob, settings: TrainingSettings, ranks: Ranks, precision: str) -> checkpoints.Conditions:
     return checkpoints.Conditions(
         world_size=ranks.world_size,
         seed=settings.seed,

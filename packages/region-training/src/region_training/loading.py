@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from transformers import PreTrainedModel
 
@@ -30,7 +30,9 @@ def load_pretrained(model_class: type[Model], path: str | Path, *, allow_missing
     """
     if not (Path(path) / "config.json").is_file():
         raise LoadError(f"{path} is no saved model: expected a local folder with config.json and *.safetensors")
-    model, report = model_class.from_pretrained(path, output_loading_info=True, local_files_only=True)
+    # With output_loading_info it returns a pair, which its annotation does not say.
+    opened = model_class.from_pretrained(path, output_loading_info=True, local_files_only=True)
+    model, report = cast("tuple[Model, dict[str, set]]", opened)
     missing = [name for name in sorted(report["missing_keys"]) if not _allowed(name, allow_missing)]
     problems = [
         f"{what}: {_first(names)}"

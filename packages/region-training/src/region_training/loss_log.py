@@ -7,7 +7,6 @@ whatever micro-batch they were. A term without items is absent from the line, no
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -118,4 +117,4 @@ class MetricsFile:
                 kept.append(line + "\n")
         staged = self._path.with_suffix(".staged")
         staged.write_text("".join(kept), encoding="utf-8")
-        os.replace(staged, self._path)
+        staged.replace(self._path)

@@ -1,8 +1,8 @@
 """The parts of a model: what is trained, how fast, and the proof of it in one table.
 
 Every parameter belongs to exactly one part. A frozen part has no gradient, is in no optimizer group and stays in
-evaluation mode, so its dropout is off and its batch statistics stand still. Weight decay applies to matrices only: norms,
-biases, gates and other vectors have none.
+evaluation mode, so its dropout is off and its batch statistics stand still. Weight decay applies to matrices only:
+norms, biases, gates and other vectors have none.
 """
 
 import json
@@ -162,9 +162,7 @@ def _check_names(prefixes: Mapping[str, tuple[str, ...]], settings: TrainingSett
             raise ConfigError(f"training.{setting}: got {unknown}, expected names among {sorted(prefixes)}")
 
 
-def _assign(
-    model: nn.Module, prefixes: Mapping[str, tuple[str, ...]]
-) -> dict[str, list[tuple[str, nn.Parameter]]]:
+def _assign(model: nn.Module, prefixes: Mapping[str, tuple[str, ...]]) -> dict[str, list[tuple[str, nn.Parameter]]]:
     """Give every parameter to its part."""
     parameters: dict[str, list[tuple[str, nn.Parameter]]] = {part: [] for part in prefixes}
     stray: list[str] = []
@@ -178,8 +176,8 @@ def _assign(
             stray.append(name)
     if stray:
         raise ConfigError(
-            f"{len(stray)} parameters belong to no part, the first are {stray[:5]}; expected a prefix among "
-            f"{dict(prefixes)} for each"
+            f"parameters without a part: {len(stray)}, the first are {stray[:5]}; expected each below one of "
+            f"{dict(prefixes)}"
         )
     empty = [part for part, members in parameters.items() if not members]
     if empty:

@@ -1,8 +1,8 @@
 """The processes of one run and what they tell each other.
 
-A run is started by torchrun, by DeepSpeed's launcher, or by nothing at all: a single process becomes rank 0 of 1. Beside
-the group that moves gradients (NCCL on CUDA, gloo on CPU) there is always a small gloo group for decisions, so that
-agreeing on a flag neither waits for the accelerator nor touches its memory.
+A run is started by torchrun, by DeepSpeed's launcher, or by nothing at all: a single process becomes rank 0 of 1.
+Beside the group that moves gradients (NCCL on CUDA, gloo on CPU) there is always a small gloo group for decisions, so
+that agreeing on a flag neither waits for the accelerator nor touches its memory.
 """
 
 import atexit
@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -32,7 +32,9 @@ class Ranks:
     def __init__(self, timeout_s: float) -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        # new_group is typed for ranks that are left out; here none is.
+        self._group = cast("dist.ProcessGroup", group)
 
     @property
     def is_first(self) -> bool:
@@ -43,9 +45,9 @@ class Ranks:
         """Return every rank's value, in rank order, on every rank."""
         if self.world_size == 1:
             return [value]
-        values: list[Value | None] = [None] * self.world_size
+        values = [value] * self.world_size
         dist.all_gather_object(values, value, group=self._group)
-        return values  # ty: ignore[invalid-return-type]  # all slots are filled now
+        return values
 
     def broadcast(self, value: Value) -> Value:
         """Return rank 0's value on every rank."""
@@ -100,17 +102,18 @@ def join_ranks(device: str, timeout_s: float) -> Ranks:
     if device == "cpu":
         # Read when deepspeed is first imported; without it a machine with a GPU would pick CUDA.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        _share_cores()
     else:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     import deepspeed
     import deepspeed.ops
 
     if device == "cpu":
-        # DeepSpeed would otherwise compile a shared-memory all-reduce at start, which needs a C++ compiler and a minute.
+        # DeepSpeed would otherwise compile a shared-memory all-reduce at start, with a C++ compiler and in a minute.
         # Set through vars(): reading the attribute would first try out the compiler on every kernel that there is.
         vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
     began_here = not dist.is_initialized()
-    # Before the model is built: ZeRO-3 asks DeepSpeed, not torch, for the world size when it partitions weights at load.
+    # Before the model is built: ZeRO-3 asks DeepSpeed, not torch, for the world size when it partitions at load.
     deepspeed.init_distributed(
         dist_backend="gloo" if device == "cpu" else "nccl",
         auto_mpi_discovery=False,
@@ -139,6 +142,18 @@ def _complete_environment() -> None:
         port = probe.getsockname()[1]
     values = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update(values)
+
+
+def _share_cores() -> None:
+    """Divide the cores among the ranks of this machine, unless OMP_NUM_THREADS says how."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    # torchrun and DeepSpeed's launcher name it differently.
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+    num_threads = max(torch.get_num_threads() // local_world_size, 1)
+    # Also for accelerate, which would otherwise set a number of its own, with a warning.
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    torch.set_num_threads(num_threads)
 
 
 def _leave() -> None:

@@ -95,7 +95,7 @@ class TrainingSettings:
         for name in ("adam_epsilon", "communication_timeout_s", "num_epochs"):
             self._expect(name, 0 < vars(self)[name] < math.inf, "a finite number above 0")
         self._expect("max_steps", self.max_steps == -1 or self.max_steps > 0, "above 0, or -1 for `num_epochs`")
-        self._expect("warmup", self.warmup < 1 or self.warmup.is_integer(), "a share below 1 or whole steps")
+        self._expect("warmup", self.warmup < 1 or float(self.warmup).is_integer(), "a share below 1 or whole steps")
         self._expect("scheduler", self.scheduler in ("cosine", "linear", "constant"), "cosine, linear or constant")
         self._expect("precision", self.precision in ("auto", "bf16", "fp32"), "auto, bf16 or fp32")
         self._expect("device", self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda")

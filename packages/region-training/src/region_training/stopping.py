@@ -5,7 +5,6 @@ and leave together, whichever rank was told to stop. A loss or gradient that is 
 exchange, and ends the run with what is needed to find its cause.
 """
 
-import logging
 import os
 import signal
 import time
@@ -15,8 +14,6 @@ from types import FrameType
 
 from region_core.losses import LossTerms
 from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 _SAME_PRESS_S = 1.0  # a launcher passes on the Ctrl-C that the terminal has sent to its processes already
 
@@ -34,11 +31,13 @@ class StopRequest:
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopRequest":
+        """Begin to listen."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Put the former handlers back."""
         for number, previous in self._previous.items():
             # None: the handler was not set by Python and cannot be put back.
             signal.signal(number, signal.SIG_DFL if previous is None else previous)  # ty: ignore[invalid-argument-type]
@@ -85,7 +84,9 @@ class MicroBatchTrace:
         return [(", ".join(bad) or f"the weighted loss is {self.loss.item()}") + where]
 
 
-def non_finite_report(step: int, by_rank: Sequence[tuple[Sequence[str], Sequence[str]]], grad_norm: float | None) -> str:
+def non_finite_report(
+    step: int, by_rank: Sequence[tuple[Sequence[str], Sequence[str]]], grad_norm: float | None
+) -> str:
     """Write the message of `NonFiniteError`.
 
     Args:

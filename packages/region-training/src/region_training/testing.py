@@ -8,8 +8,8 @@ rank is a fork of it; the ranks find each other through a file below the test's 
     results = run_ranks(both_ranks_agree, 2, tmp_path)      # one result per rank; an exception there is raised here
 
 Limits: CPU only, Linux only. A fork inherits memory but no threads. A process that has used CUDA cannot be forked. On
-CPU the pools of torch's OpenMP threads would be missing in the child; each rank therefore computes with one thread, which
-never asks the pool. A function that starts by raising the number of threads would hang.
+CPU torch's pool of OpenMP threads is missing in the child; each rank therefore computes with one thread, which never
+asks for the pool. A function that raises the number of threads would hang.
 """
 
 import faulthandler
@@ -32,7 +32,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-_GRACE_S = 10.0  # between the stack dump of a rank that hangs and its end
+_GRACE_S = 10.0  # between the end of a rank that hangs and giving up on it
+_TAIL_LINES = 200  # of a rank's output in an error: a stack dump below pytest is long
 
 # What the first training step of a process imports: seconds each, so once here instead of once in every rank.
 _SLOW_IMPORTS = ("torch._inductor.compile_fx", "transformers", "deepspeed")
@@ -175,7 +176,7 @@ def _import_once() -> None:
 
 
 def _describe(outcome: RankOutcome) -> str:
-    tail = "\n".join(outcome.output.splitlines()[-40:])
+    tail = "\n".join(outcome.output.splitlines()[-_TAIL_LINES:])
     return f"rank {outcome.rank} ended with {outcome.exit_code}\n{outcome.error}\n--- its output ends with\n{tail}"
 
 

@@ -7,16 +7,11 @@ merged into the log in `log`, and a checkpoint is written by HF into a staging f
 
 import logging
 import math
-import random
-import resource
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
-import numpy as np
 import torch
 from region_core.losses import LossTerms
 from torch import Tensor
@@ -27,6 +22,7 @@ from transformers.utils import ModelOutput
 from region_training import checkpoints
 from region_training.batches import EpochData, mean_counts
 from region_training.loss_log import LossLog, MetricsFile
+from region_training.measures import Clock, peak_gib, random_states_kept
 from region_training.parts import ModelParts
 from region_training.ranks import Ranks
 from region_training.settings import TrainingSettings
@@ -36,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 Evaluate = Callable[[PreTrainedModel, int], Mapping[str, float]]
 
-_GIB = 2**30
 _BATCH_NOTES = ("record_ids", "num_samples")  # for the trainer, not for the model
 
 
@@ -54,6 +49,23 @@ class SavesPretrained(Protocol):
 
     def save_pretrained(self, save_directory: str) -> object:
         """Write its files into a folder."""
+
+
+@runtime_checkable
+class ZeroEngine(Protocol):
+    """What is used of DeepSpeed's engine; its class cannot be named before the device is chosen.
+
+    Attributes:
+        skipped_steps: Steps left out because their gradient was not finite.
+    """
+
+    skipped_steps: int
+
+    def get_global_grad_norm(self) -> float | None:
+        """Return the gradient norm of the last step before clipping."""
+
+    def destroy(self) -> None:
+        """Take the hooks off the model."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,7 @@ class RegionTrainer(Trainer):
         # HF would divide by a count of label tokens, which is wrong for a loss of several terms; with False it divides
         # by the accumulation steps of the group at hand, once, and DeepSpeed not again.
         super().__init__(model=model, args=args, train_dataset=own.data.loader.dataset)
+        self.network = model
         self.model_accepts_loss_kwargs = False
         self.loss_log = LossLog(own.ranks)
         self.metrics_file = MetricsFile(own.run_dir / "metrics.jsonl", own.ranks.is_first)
@@ -105,7 +118,7 @@ class RegionTrainer(Trainer):
         self.last_evaluated_step = -1
         self.resumed_step = -1
         self.last_checkpoint: Path | None = None
-        self._clock = _Clock()
+        self._clock = Clock()
         self._plain_norm: float | None = None
 
     # Batches ------------------------------------------------------------------------------------------------------
@@ -154,14 +167,16 @@ class RegionTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, ModelOutput]:
         """Run the model on one micro-batch and record its loss terms."""
         self.own.parts.hold_frozen()
-        notes = {name: inputs[name] for name in _BATCH_NOTES if name in inputs}
         given = {name: value for name, value in inputs.items() if name not in _BATCH_NOTES}
         outputs = model(**given)
         terms = outputs["losses"]
         if not isinstance(terms, LossTerms):
-            raise TypeError(f"{type(self.model).__name__}.forward returned losses of type {type(terms)}, not LossTerms")
-        self.loss_log.add(outputs["loss"], terms, given.get("loss_counts"))
-        self.trace.append(MicroBatchTrace.of(notes.get("record_ids", ()), outputs["loss"], terms))
+            raise TypeError(
+                f"{type(self.network).__name__}.forward returned losses of type {type(terms)}, not LossTerms"
+            )
+        self.loss_log.add(outputs["loss"], terms, cast("Mapping[str, float] | None", given.get("loss_counts")))
+        record_ids = cast("Sequence[str]", inputs.get("record_ids", ()))
+        self.trace.append(MicroBatchTrace.of(record_ids, outputs["loss"], terms))
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def floating_point_ops(self, inputs: Mapping[str, object]) -> int:
@@ -197,16 +212,21 @@ class RegionTrainer(Trainer):
         """Return the global gradient norm of the last step before clipping, where it is known."""
         if self._plain_norm is not None:
             return self._plain_norm
-        norm = self.model_wrapped.get_global_grad_norm()
+        norm = self.engine().get_global_grad_norm()
         return None if norm is None else float(norm)
+
+    def engine(self) -> ZeroEngine:
+        """Return DeepSpeed's engine, which is around the model once training has begun."""
+        return cast("ZeroEngine", self.model_wrapped)
 
     def skipped_steps(self) -> int:
         """Return how many steps DeepSpeed has left out because their gradient was not finite."""
-        return int(self.model_wrapped.skipped_steps)
+        return self.engine().skipped_steps
 
     def note_learning_rates(self) -> None:
         """Keep the learning rates of the step that ends, before the schedule moves on."""
-        self.learning_rates = {f"lr/{group['part']}": float(group["lr"]) for group in self.optimizer.param_groups}
+        groups = cast("torch.optim.Optimizer", self.optimizer).param_groups
+        self.learning_rates = {f"lr/{group['part']}": float(group["lr"]) for group in groups}
 
     def note_step_end(self) -> None:
         """Stop the step's clock."""
@@ -227,7 +247,7 @@ class RegionTrainer(Trainer):
         if norm is not None:
             values["grad_norm"] = norm
         values |= self._clock.drain()
-        values["memory/peak_gib"] = max(self.own.ranks.gather(_peak_gib(self.args.device)))
+        values["memory/peak_gib"] = max(self.own.ranks.gather(peak_gib(self.args.device)))
         values["skipped_steps"] = float(self.skipped_steps())
         self.last_values = values
         self.metrics_file.append(self.state.global_step, self.state.epoch or 0.0, values)
@@ -240,10 +260,10 @@ class RegionTrainer(Trainer):
         if self.own.evaluate is None:
             return {}
         step = self.state.global_step
-        with _random_states_kept(), torch.no_grad():
-            self.model.eval()
-            metrics = {name: float(value) for name, value in self.own.evaluate(self.model, step).items()}
-            self.model.train()
+        with random_states_kept(), torch.no_grad():
+            self.network.eval()
+            metrics = {name: float(value) for name, value in self.own.evaluate(self.network, step).items()}
+            self.network.train()
             self.own.parts.hold_frozen()
         self.last_evaluation, self.last_evaluated_step = metrics, step
         if step > self.resumed_step:
@@ -262,9 +282,9 @@ class RegionTrainer(Trainer):
         A checkpoint holds the weights once, in DeepSpeed's files. HF would store them, frozen ones included, a second
         time.
         """
-        if _internal_call:
+        if _internal_call and output_dir is not None:
             if self.own.ranks.is_first:
-                self.model.config.save_pretrained(output_dir)
+                self.network.config.save_pretrained(output_dir)
             return
         super().save_model(output_dir)
 
@@ -343,35 +363,6 @@ class RegionTrainer(Trainer):
         return folder
 
 
-class _Clock:
-    """Seconds and samples between two log steps."""
-
-    def __init__(self) -> None:
-        self.num_samples = 0
-        self._num_steps = 0
-        self._step_s = self._data_s = self._began_s = 0.0
-
-    def begin_step(self) -> None:
-        self._began_s = time.perf_counter()
-
-    def data_arrived(self) -> None:
-        self._data_s += time.perf_counter() - self._began_s
-
-    def end_step(self) -> None:
-        self._step_s += time.perf_counter() - self._began_s
-        self._num_steps += 1
-
-    def drain(self) -> dict[str, float]:
-        steps = max(self._num_steps, 1)
-        values = {
-            "time/step_s": self._step_s / steps,
-            "time/data_s": self._data_s / steps,
-            "throughput/samples_per_s": self.num_samples / max(self._step_s, 1e-9),
-        }
-        self.__init__()
-        return values
-
-
 def _begin_export(run_dir: Path, name: str) -> None:
     checkpoints.new_staging(run_dir, name)
 
@@ -396,25 +387,3 @@ def _to_device(value: object, device: torch.device) -> object:
     if isinstance(value, Movable):
         return value.to(device)
     return value
-
-
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """Put the states of all global random generators back afterwards."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # global states
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state(cuda)
-
-
-def _peak_gib(device: torch.device) -> float:
-    """Peak memory of the device; on CPU of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / _GIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _GIB
