@@ -1,16 +1,28 @@
 """From settings to a processor and a model: new, from pretrained parts, or from a checkpoint."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, PreTrainedTokenizerBase
+from region_core.load_report import match_weights
+from region_core.weights import load_weights
+from region_training.loading import whole_weights
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from spatialrgpt.config import BackboneSettings, ModelSettings
 from spatialrgpt.configuration import DEPTH_TOKEN, IMAGE_TOKEN, MASK_TOKEN, SpatialRGPTConfig
 from spatialrgpt.model import SpatialRGPTForConditionalGeneration
 from spatialrgpt.processing import SpatialRGPTProcessor
 from spatialrgpt.tokenizer import load_tokenizer, train_tokenizer
+
+logger = logging.getLogger(__name__)
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "vision_tower": ("vision_tower.",),
@@ -30,19 +42,22 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 """Parts of the model, as prefixes of parameter names: what `part_learning_rates` and `frozen_parts` speak of."""
 
 
-def build_processor(settings: ModelSettings, texts: Mapping[str, Any] | list[str]) -> SpatialRGPTProcessor:
+ADDABLE = ("region_encoder.*", "region_heads.*", "head_geometry.*")
+"""Weights that a checkpoint may lack, or hold without use: the guides' switches add and remove them."""
+
+
+def build_processor(settings: ModelSettings, texts: Iterable[str]) -> SpatialRGPTProcessor:
     """The processor of a new model; `texts` make the tokenizer if no pretrained one is named."""
-    if settings.checkpoint is not None:
-        return AutoProcessor.from_pretrained(settings.checkpoint)
-    path = settings.tokenizer or settings.text.pretrained
+    path = settings.tokenizer or settings.checkpoint or settings.text.pretrained
     tokenizer = train_tokenizer(texts, settings.vocabulary_size) if path is None else load_tokenizer(path)
     return SpatialRGPTProcessor.for_model(build_config(settings, tokenizer), tokenizer)
 
 
 def build_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> SpatialRGPTConfig:
     """The configuration of a new model; sizes that must agree with the tokenizer are taken from it."""
-    text = _part_config(settings.text, "llama")
-    text.vocab_size = max(len(tokenizer), text.vocab_size if settings.text.pretrained else 0)
+    base = None if settings.checkpoint is None else SpatialRGPTConfig.from_pretrained(settings.checkpoint)
+    text = _part_config(settings.text, "llama") if base is None else base.text
+    text.vocab_size = max(len(tokenizer), text.vocab_size if base is not None or settings.text.pretrained else 0)
     text.bos_token_id, text.eos_token_id, text.pad_token_id = (
         tokenizer.bos_token_id,
         tokenizer.eos_token_id,
@@ -60,13 +75,13 @@ def build_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) ->
         "enable_region_heads",
         "lm_loss_weight",
     )
-    image_token, mask_token, depth_token = tokenizer.convert_tokens_to_ids([IMAGE_TOKEN, MASK_TOKEN, DEPTH_TOKEN])
+    ids = tokenizer.get_vocab()
     return SpatialRGPTConfig(
-        vision_config=_part_config(settings.vision, "siglip_vision_model"),
+        vision_config=_part_config(settings.vision, "siglip_vision_model") if base is None else base.vision,
         text_config=text,
-        image_token_id=image_token,
-        mask_token_id=mask_token,
-        depth_token_id=depth_token,
+        image_token_id=ids[IMAGE_TOKEN],
+        mask_token_id=ids[MASK_TOKEN],
+        depth_token_id=ids[DEPTH_TOKEN],
         region_enhancer_cfg=asdict(settings.region_enhancer_cfg),
         region_heads_cfg=asdict(settings.region_heads_cfg),
         **{name: vars(settings)[name] for name in same_names},
@@ -74,23 +89,31 @@ def build_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def build_model(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> SpatialRGPTForConditionalGeneration:
-    """A model from a checkpoint, or new with whatever pretrained parts are named."""
-    if settings.checkpoint is not None:
-        return SpatialRGPTForConditionalGeneration.from_pretrained(settings.checkpoint)
+    """A model from a checkpoint, or new with whatever pretrained parts are named.
+
+    A checkpoint may lack what the switches add to it (an enhancer, heads, depth): that starts as a new model does.
+    """
     model = SpatialRGPTForConditionalGeneration(build_config(settings, tokenizer))
-    if settings.vision.pretrained is not None:
-        tower = AutoModel.from_pretrained(settings.vision.pretrained)
-        # SigLIP and CLIP checkpoints hold a text tower too; the vision configuration says which half is ours.
-        source = tower.vision_model if "text_config" in tower.config else tower
-        model.vision_tower.load_state_dict(source.state_dict())
-    if settings.text.pretrained is not None:
-        text = AutoModelForCausalLM.from_pretrained(settings.text.pretrained)
-        text.resize_token_embeddings(model.config.text_config.vocab_size)
-        model.language_model.load_state_dict(text.state_dict())
+    if settings.checkpoint is not None:
+        weights = load_weights(Path(settings.checkpoint))
+        report = match_weights(model, weights, allow_missing=ADDABLE, allow_unexpected=ADDABLE)
+        if report.missing or report.unexpected:
+            logger.warning("%s does not hold exactly this model:\n%s", settings.checkpoint, report.table())
+    # ZeRO-3 would hand out pieces of the parts, which can't be copied.
+    with whole_weights():
+        if settings.vision.pretrained is not None:
+            tower = AutoModel.from_pretrained(settings.vision.pretrained)
+            # SigLIP and CLIP checkpoints hold a text tower too; the vision configuration says which half is ours.
+            source = tower.vision_model if "text_config" in tower.config else tower
+            model.vision_tower.load_state_dict(source.state_dict())
+        if settings.text.pretrained is not None:
+            text = AutoModelForCausalLM.from_pretrained(settings.text.pretrained)
+            text.resize_token_embeddings(model.config.text.vocab_size)
+            model.language_model.load_state_dict(text.state_dict())
     return model
 
 
-def _part_config(settings: BackboneSettings, default_type: str):
+def _part_config(settings: BackboneSettings, default_type: str) -> PreTrainedConfig:
     if settings.pretrained is not None:
         config = AutoConfig.from_pretrained(settings.pretrained)
         return config.vision_config if default_type != "llama" and "vision_config" in config else config

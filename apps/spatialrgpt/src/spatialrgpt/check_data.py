@@ -42,7 +42,7 @@ def check_data(settings: CheckDataSettings) -> int:
             faults.append({"index": index, "id": dataset.records[index].get("id"), "reason": str(error)})
             continue
         tasks["unknown" if sample.task_type == UNKNOWN_TASK else TaskType(sample.task_type).label] += 1
-        question, category = dataset.question(index), dataset.records[index].get("category")
+        question, category = dataset.question(index), dataset.category(index)
         routes[explain_route(question, num_regions=len(sample.region_masks), category=category).source] += 1
         regions[len(sample.region_masks)] += 1
         with_depth += bool(len(sample.depths))

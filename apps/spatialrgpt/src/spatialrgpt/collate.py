@@ -45,23 +45,27 @@ class RegionDataCollator:
             "attention_mask": attention.long(),
             "labels": labels,
             "question_positions": questions,
-            "loss_counts": {"lm": int((labels[:, 1:] != IGNORED_LABEL).sum())},
+            **_pack_visuals(samples),
         }
-        batch.update(_pack_visuals(samples))
+        counts = {"lm": int((labels[:, 1:] != IGNORED_LABEL).sum())}
         if self.heads is not None:
-            self._add_targets(batch, samples)
-        return batch
+            tasks = torch.tensor([sample.task_type for sample in samples])
+            targets = _targets(samples)
+            batch |= {"task_types": tasks, "region_targets": dict(vars(targets))}
+            counts |= count_loss_items(tasks, targets, self.heads)
+        return batch | {"loss_counts": counts}
 
     def _pad(self, rows: list[Tensor], value: int) -> Tensor:
         return pad_sequence(rows, batch_first=True, padding_value=value, padding_side=self.padding_side)
 
-    def _add_targets(self, batch: dict[str, object], samples: Sequence[RegionSample]) -> None:
-        task_types = torch.tensor([sample.task_type for sample in samples])
-        num_regions = [len(sample.region_masks) for sample in samples]
-        targets = RegionTargets.from_labels([sample.label for sample in samples], task_types.tolist(), num_regions)
-        batch["task_types"] = task_types
-        batch["region_targets"] = dict(vars(targets))
-        batch["loss_counts"] |= count_loss_items(task_types, targets, self.heads)
+
+def _targets(samples: Sequence[RegionSample]) -> RegionTargets:
+    """Typed answers of all samples, one field per kind of answer."""
+    return RegionTargets.from_labels(
+        [sample.label for sample in samples],
+        [sample.task_type for sample in samples],
+        [len(sample.region_masks) for sample in samples],
+    )
 
 
 def _pack_visuals(samples: Sequence[RegionSample]) -> dict[str, Tensor]:

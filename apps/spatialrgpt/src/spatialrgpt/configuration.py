@@ -64,26 +64,48 @@ class SpatialRGPTConfig(PreTrainedConfig):
         self.text_config = _sub_config(self.text_config, "llama")
         self.image_mean = self.image_mean or [0.5, 0.5, 0.5]
         self.image_std = self.image_std or [0.5, 0.5, 0.5]
-        self.region_enhancer_cfg = asdict(RegionEnhancerConfig.from_dict(self.region_enhancer_cfg or {}))
-        self.region_heads_cfg = asdict(RegionHeadsConfig.from_dict(self.region_heads_cfg or {}))
+        self.region_enhancer_cfg = asdict(self.enhancer)
+        self.region_heads_cfg = asdict(self.heads)
         super().__post_init__(**kwargs)
+
+    @property
+    def vision(self) -> PreTrainedConfig:
+        """`vision_config`, which is an object from the constructor on."""
+        assert isinstance(self.vision_config, PreTrainedConfig)
+        return self.vision_config
+
+    @property
+    def text(self) -> PreTrainedConfig:
+        """`text_config`, which is an object from the constructor on."""
+        assert isinstance(self.text_config, PreTrainedConfig)
+        return self.text_config
+
+    @property
+    def enhancer(self) -> RegionEnhancerConfig:
+        """`region_enhancer_cfg`, checked."""
+        return RegionEnhancerConfig.from_dict(self.region_enhancer_cfg or {})
+
+    @property
+    def heads(self) -> RegionHeadsConfig:
+        """`region_heads_cfg`, checked."""
+        return RegionHeadsConfig.from_dict(self.region_heads_cfg or {})
 
     @property
     def hidden_size(self) -> int:
         """Width of the language model; DeepSpeed's automatic bucket sizes read it."""
-        return self.text_config.hidden_size
+        return self.text.hidden_size
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the vision tower's token grid."""
         height, width = self.image_size
-        patch = _pair(self.vision_config.patch_size)
+        patch = _pair(self.vision.patch_size)
         return height // patch[0], width // patch[1]
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the vision tower's input in pixels."""
-        return _pair(self.vision_config.image_size)
+        return _pair(self.vision.image_size)
 
     @property
     def region_grid(self) -> tuple[int, int]:

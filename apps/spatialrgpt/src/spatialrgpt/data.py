@@ -4,16 +4,18 @@ A split is a JSON array (or JSON lines) beside a folder of its images and depth 
 
     train.json   train/images/000001.png   train/depths/000001_depth.png
 
-A record has `id`, `image` (a name, several names, or none), `conversations` (turns `from` human | gpt, with one `<mask>`
-per region), one region per `<mask>`, in order, and, for the typed heads, `category` and `normalized_answer`. Regions are
-`rle` (COCO run lengths), `bbox` (pixels, x0 y0 x1 y1) or `regions` (any form that `region_core.parse_region` reads);
-with several images `region_images` gives the image of each. Depth is optional: a split without a `depths` folder has none.
+A record has `id`, `image` (a name, several names, or none), `conversations` (turns `from` human | gpt, with one
+`<mask>` per region), one region per `<mask>`, in order, and, for the typed heads, `category` and `normalized_answer`.
+Regions are `rle` (COCO run lengths), `bbox` (pixels, x0 y0 x1 y1) or `regions` (any form that
+`region_core.parse_region` reads); with several images `region_images` gives the image of each. Depth is optional: a
+split without a `depths` folder has none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,16 +32,21 @@ from torch.utils.data import Dataset
 
 from spatialrgpt.processing import EncodedText, SpatialRGPTProcessor
 
+Value = TypeVar("Value")
+Default = TypeVar("Default")
+
 ROLES = {"human": "user", "gpt": "assistant"}
 
 
 def read_texts(file: Path) -> list[str]:
-    """Every turn of every conversation of a split's file."""
-    return [
-        require(turn, "value", str, f"{file.name}, record {index}")
-        for index, record in enumerate(read_records(file))
-        for turn in require(record, "conversations", list, f"{file.name}, record {index}")
-    ]
+    """Every turn of every conversation of a split's file; what a bad record is missing is said when it is read."""
+    texts = []
+    for record in read_records(file):
+        try:
+            texts += [content for _, content in _turns(record, file.name)]
+        except ValueError:
+            continue
+    return texts
 
 
 @dataclass(frozen=True)
@@ -120,13 +127,13 @@ class RegionDataset(Dataset):
 
     @cached_property
     def task_types(self) -> list[int]:
-        """Task of every record, without opening an image."""
-        return [self._task_type(record) for record in self.records]
+        """Task of every record, without opening an image; -1 also where reading the record is an error."""
+        return [_or_else(UNKNOWN_TASK, self._task_type, index) for index in range(len(self))]
 
     @property
     def labels(self) -> list[Label | None]:
-        """Typed answers of all records, without opening an image."""
-        return [self.label(index) for index in range(len(self))]
+        """Typed answers of all records, without opening an image; None also where reading the record is an error."""
+        return [_or_else(None, self.label, index) for index in range(len(self))]
 
     def question(self, index: int) -> str:
         """The first human turn, as it is in the record."""
@@ -147,7 +154,7 @@ class RegionDataset(Dataset):
             frames,
             masks,
             region_images,
-            task_type=self._task_type(self.records[index]),
+            task_type=self._task_type(index),
             where=where,
             index=index,
             record_id=str(self.records[index].get("id", index)),
@@ -160,34 +167,32 @@ class RegionDataset(Dataset):
     def messages(self, index: int) -> list[dict[str, str]]:
         """The conversation in chat form; without answers it ends with the first question."""
         where = self.where(index)
-        turns = require(self.records[index], "conversations", list, where)
         messages = []
-        for turn in turns:
-            speaker = require(turn, "from", str, where)
+        for speaker, content in _turns(self.records[index], where):
             if speaker not in ROLES:
                 raise ValueError(f"{where}, key 'from': got {speaker!r}, expected one of {', '.join(ROLES)}")
-            messages.append({"role": ROLES[speaker], "content": require(turn, "value", str, where)})
+            messages.append({"role": ROLES[speaker], "content": content})
         if not messages or messages[0]["role"] != "user":
             raise ValueError(f"{where}, key 'conversations': expected a human turn first, got {len(messages)} turns")
         return messages if self.with_answers else messages[:1]
 
     def frames(self, index: int) -> list[Frame]:
         """Images and depth maps of a record."""
-        record, where = self.records[index], self.where(index)
-        names = record.get("image")
-        if names is None:
-            return []
-        names = [names] if isinstance(names, str) else names
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{where}, key 'image': expected a file name or a list of them, got {names!r}")
+        where = f"{self.where(index)}, key 'image'"
+        names = self.records[index].get("image")
+        names = [] if names is None else names if isinstance(names, list) else [names]
         folder = self.root / self.split
         frames = []
         for name in names:
-            image = read_image(resolve_under(folder / "images", name, where))
-            depth = None
-            if self.has_depths:
-                stem = str(Path(name).with_suffix(""))
-                depth = read_depth(resolve_under(folder / "depths", f"{stem}_depth.png", where))
+            if not isinstance(name, str):
+                raise ValueError(f"{where}: expected a file name or a list of them, got {name!r}")
+            try:
+                image, depth = read_image(resolve_under(folder / "images", name, "picture")), None
+                if self.has_depths:
+                    depth_name = f"{Path(name).with_suffix('')}_depth.png"
+                    depth = read_depth(resolve_under(folder / "depths", depth_name, "depth map"))
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{where}: {error}") from error
             frames.append(Frame(image, depth))
         return frames
 
@@ -200,17 +205,13 @@ class RegionDataset(Dataset):
             Per image the stacked masks of its regions in order of mention (None without regions), and for every
             mention the index of its image.
         """
-        record, where = self.records[index], self.where(index)
-        key, regions = _regions_of(record)
+        where = self.where(index)
+        key, regions = _regions_of(self.records[index], where)
         if not regions:
             return [None] * len(frames), torch.zeros(0, dtype=torch.long)
         if not frames:
             raise ValueError(f"{where}, key {key!r}: regions need an image, but the record has none")
-        images = record.get("region_images", [0] * len(regions))
-        if len(images) != len(regions) or not all(isinstance(i, int) and 0 <= i < len(frames) for i in images):
-            raise ValueError(
-                f"{where}, key 'region_images': expected {len(regions)} indices of {len(frames)} images, got {images!r}"
-            )
+        images = self._region_images(index, len(regions), len(frames))
         grouped: list[list[np.ndarray]] = [[] for _ in frames]
         for position, (region, image) in enumerate(zip(regions, images, strict=True)):
             height, width = frames[image].image.shape[:2]
@@ -221,24 +222,48 @@ class RegionDataset(Dataset):
             grouped[image].append(mask)
         return [np.stack(own) if own else None for own in grouped], torch.tensor(images, dtype=torch.long)
 
-    def _task_type(self, record: Mapping) -> int:
-        question = next((turn.get("value", "") for turn in record.get("conversations", [])), "")
-        _, regions = _regions_of(record)
-        task = route_question(question, num_regions=len(regions), category=record.get("category"))
-        return UNKNOWN_TASK if task is None else int(task)
+    def _region_images(self, index: int, num_regions: int, num_images: int) -> list[int]:
+        given = self.records[index].get("region_images", [0] * num_regions)
+        images = given if isinstance(given, list) else []
+        known = all(isinstance(image, int) and 0 <= image < num_images for image in images)
+        if len(images) != num_regions or not known:
+            raise ValueError(
+                f"{self.where(index)}, key 'region_images': expected {num_regions} indices of {num_images} images, "
+                f"got {given!r}"
+            )
+        return images
+
+    def category(self, index: int) -> str | None:
+        """The data set's own name for the kind of question; None where the record has none."""
+        record = self.records[index]
+        return None if record.get("category") is None else require(record, "category", str, self.where(index))
 
     def label(self, index: int) -> Label | None:
         """The typed answer of a record; None where it has none or its task is unknown."""
-        record = self.records[index]
-        task = self.task_types[index]
-        answer = record.get("normalized_answer")
+        record, where = self.records[index], self.where(index)
+        task = self._task_type(index)
+        answer, freeform = record.get("normalized_answer"), record.get("freeform_answer")
         if answer is None or task == UNKNOWN_TASK:
             return None
-        _, regions = _regions_of(record)
+        if not isinstance(answer, str | int | float):
+            raise ValueError(f"{where}, key 'normalized_answer': expected text or a number, got {answer!r}")
+        if not (freeform is None or isinstance(freeform, str)):
+            raise ValueError(f"{where}, key 'freeform_answer': expected text, got {freeform!r}")
+        _, regions = _regions_of(record, where)
         try:
-            return parse_label(TaskType(task), answer, len(regions), answer=record.get("freeform_answer"))
+            return parse_label(TaskType(task), answer, len(regions), answer=freeform)
         except ValueError as error:
-            raise ValueError(f"{self.where(index)}, key 'normalized_answer': {error}") from error
+            raise ValueError(f"{where}, key 'normalized_answer': {error}") from error
+
+    def _task_type(self, index: int) -> int:
+        record, where = self.records[index], self.where(index)
+        question = next((content for _, content in _turns(record, where)), "")
+        _, regions = _regions_of(record, where)
+        try:
+            task = route_question(question, num_regions=len(regions), category=self.category(index))
+        except ValueError as error:
+            raise ValueError(f"{where}, key 'category': {error}") from error
+        return UNKNOWN_TASK if task is None else int(task)
 
 
 def make_sample(
@@ -296,13 +321,40 @@ def make_sample(
     )
 
 
-def _regions_of(record: Mapping) -> tuple[str, list[dict]]:
+def _turns(record: Mapping[str, object], where: str) -> list[tuple[str, str]]:
+    """Speaker and words of every turn."""
+    turns = []
+    for turn in require(record, "conversations", list, where):
+        if not isinstance(turn, dict):
+            raise ValueError(f"{where}, key 'conversations': expected objects with 'from' and 'value', got {turn!r}")
+        turns.append((require(turn, "from", str, where), require(turn, "value", str, where)))
+    return turns
+
+
+def _regions_of(record: Mapping[str, object], where: str) -> tuple[str, list[Mapping[str, object]]]:
     """The key that holds a record's regions, and the regions as `region_core.parse_region` reads them."""
-    if record.get("rle"):
-        return "rle", [{"rle": rle} for rle in record["rle"]]
-    if record.get("bbox"):
-        return "bbox", [{"box": box, "units": "pixels"} for box in record["bbox"]]
-    return "regions", record.get("regions") or []
+    key = next((key for key in ("rle", "bbox") if record.get(key)), "regions")
+    if not record.get(key):
+        return key, []
+    regions: list[Mapping[str, object]] = []
+    for region in require(record, key, list, where):
+        if key == "rle":
+            regions.append({"rle": region})
+        elif key == "bbox":
+            regions.append({"box": region, "units": "pixels"})
+        elif isinstance(region, dict):
+            regions.append(region)
+        else:
+            raise ValueError(f"{where}, key 'regions': expected objects such as {{'box': [...]}}, got {region!r}")
+    return key, regions
+
+
+def _or_else(default: Default, read: Callable[[int], Value], index: int) -> Value | Default:
+    """What is read of a record, or the default where reading it is an error."""
+    try:
+        return read(index)
+    except ValueError:
+        return default
 
 
 def _stack(images: list[Tensor], shape: tuple[int, int, int]) -> Tensor:

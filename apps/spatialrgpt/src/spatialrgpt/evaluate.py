@@ -78,7 +78,8 @@ class Evaluation:
     @cached_property
     def heads(self) -> RegionMetrics | None:
         """Scores of the typed heads; None without heads."""
-        return _score(self.records, [record.head for record in self.records])
+        answers = [record.head for record in self.records]
+        return None if all(answer is None for answer in answers) else _score(self.records, answers)
 
     @cached_property
     def text(self) -> RegionMetrics | None:
@@ -182,9 +183,7 @@ def _answered(sample: RegionSample, label: Label, head: RegionPrediction | None,
     return AnsweredRecord(sample.index, label, num_regions, head, text, parsed)
 
 
-def _score(records: Sequence[AnsweredRecord], predictions: Sequence[RegionPrediction | None]) -> RegionMetrics | None:
-    if all(prediction is None for prediction in predictions):
-        return None
+def _score(records: Sequence[AnsweredRecord], predictions: Sequence[RegionPrediction | None]) -> RegionMetrics:
     metrics = RegionMetrics()
     metrics.update(predictions, [record.label for record in records], [record.num_regions for record in records])
     return metrics
@@ -200,8 +199,8 @@ def _baselines(
     blind = QuestionOnlyBaseline(zip(questions, labels, strict=True), constants)
     by_words = [blind.predict(dataset.question(record.index), record.label.task) for record in records]
     by_constant = [constants.predict(record.label.task) for record in records]
-    metrics = {"question only": _score(records, by_words), "majority / mean": _score(records, by_constant)}
-    return {name: scored.compute() for name, scored in metrics.items() if scored is not None}
+    predictions = {"question only": by_words, "majority / mean": by_constant}
+    return {name: _score(records, answers).compute() for name, answers in predictions.items()}
 
 
 def _same(head: RegionPrediction, parsed: RegionPrediction) -> bool:

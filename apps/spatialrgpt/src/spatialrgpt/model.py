@@ -4,17 +4,19 @@ The processor writes one `<image>` id per image token, one `<mask>` id per regio
 depth; the model only replaces their embeddings. Heads read the language model's last hidden state at the region
 placeholders, and over the words of the question: a region placeholder cannot have read the words behind it.
 
-Every enabled module runs in every forward, on an empty picture or a zero row where a batch has none of its kind:
-otherwise ranks with different batches wait for each other for ever under ZeRO-3.
+Every enabled module runs in every forward, on a black picture or on no row where a batch has none of its kind, and is
+reached by every backward: otherwise ranks with different batches wait for each other for ever under ZeRO-3.
 """
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from os import PathLike
+from typing import Self, cast
 
 import torch
-from jaxtyping import Bool, Float, Int, Num
-from region_core.geometry import GEOMETRY_DIM, GeometryEmbedding
+from jaxtyping import Float, Int, Num
+from region_core.geometry import GeometryEmbedding
 from region_core.grids import TokenGrid, tokens_to_map
 from region_core.losses import LossTerms, touch
 from region_core.regions import RegionBatch
@@ -29,6 +31,7 @@ from transformers.utils import ModelOutput
 
 from spatialrgpt.configuration import DEPTH_TOKEN, IMAGE_TOKEN, MASK_TOKEN, SpatialRGPTConfig
 from spatialrgpt.region_encoder import ImageProjector, RegionEncoder
+from spatialrgpt.visuals import Visuals, complete_visuals
 
 IGNORED_LABEL = -100
 
@@ -50,17 +53,6 @@ class SpatialRGPTOutput(ModelOutput):
     regions: RegionHeadsOutput | None = None
 
 
-class Visuals(NamedTuple):
-    """Pictures and regions of a batch, after dummies have been added so that no module is left out."""
-
-    pixel_values: Tensor
-    depth_values: Tensor | None
-    depth_images: Tensor | None
-    region_masks: Tensor
-    region_images: Tensor
-    region_geometry: Tensor
-
-
 class SpatialRGPTForConditionalGeneration(PreTrainedModel):
     """Region-level vision-language model with typed answers.
 
@@ -68,6 +60,7 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
         config: Sizes of all parts and the guide's switches.
     """
 
+    config: SpatialRGPTConfig
     config_class = SpatialRGPTConfig
     base_model_prefix = "spatialrgpt"
     main_input_name = "input_ids"
@@ -77,12 +70,12 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
 
     def __init__(self, config: SpatialRGPTConfig) -> None:
         super().__init__(config)
-        text_dim = config.text_config.hidden_size
-        self.vision_tower = AutoModel.from_config(config.vision_config)
-        self.projector = ImageProjector(config.vision_config.hidden_size, text_dim, config.projector_downsample)
+        text_dim = config.text.hidden_size
+        self.vision_tower: PreTrainedModel = AutoModel.from_config(config.vision)
+        self.projector = ImageProjector(config.vision.hidden_size, text_dim, config.projector_downsample)
         self.region_encoder = RegionEncoder(config) if config.enable_region else None
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        self.region_heads = RegionHeads(text_dim, config.region_heads_cfg) if config.enable_region_heads else None
+        self.language_model = AutoModelForCausalLM.from_config(config.text)
+        self.region_heads = RegionHeads(text_dim, config.heads) if config.enable_region_heads else None
         self.head_geometry = (
             GeometryEmbedding(text_dim) if config.enable_region_heads and config.region_geometry else None
         )
@@ -93,19 +86,22 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
         """Leave the bricks as their constructors made them; tower and language model initialise themselves."""
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike[str], *args, output_loading_info: bool = False, **kwargs
+    ) -> Self:
         """Load a saved model; a missing, unexpected or misshapen weight is an error, never a random number.
 
         Raises:
             ValueError: The weights do not match the configuration; the message lists them.
         """
-        wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        opened = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        # With output_loading_info it returns a pair, which its annotation does not say.
+        model, info = cast("tuple[Self, dict[str, set]]", opened)
         problems = {kind: sorted(map(str, info[kind])) for kind in info if info[kind]}
         if problems:
             listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items())
-            raise ValueError(f"{args[0]!s}: weights and configuration do not match. {listed}")
-        return (model, info) if wants_info else model
+            raise ValueError(f"{pretrained_model_name_or_path}: weights and configuration do not match. {listed}")
+        return opened if output_loading_info else model
 
     def get_input_embeddings(self) -> nn.Module:
         """Token embeddings of the language model."""
@@ -147,11 +143,18 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
         Raises:
             ValueError: Placeholders and embeddings do not match; the message names placeholder and sample.
         """
-        embeds, unused = self._embed(
-            input_ids, pixel_values, depth_values, depth_images, region_masks, region_images, region_geometry
+        visuals = complete_visuals(
+            self.config,
+            input_ids.device,
+            pixel_values=pixel_values,
+            depth_values=depth_values,
+            depth_images=depth_images,
+            region_masks=region_masks,
+            region_images=region_images,
+            region_geometry=region_geometry,
         )
-        output = self.language_model.base_model(inputs_embeds=embeds, attention_mask=attention_mask)
-        hidden = output.last_hidden_state
+        embeds, unused = self._embed(input_ids, visuals)
+        hidden = self._read(embeds, attention_mask)
         logits = self.language_model.get_output_embeddings()(hidden)
         losses = LossTerms()
         if labels is not None:
@@ -159,7 +162,7 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
             losses.add("lm", total, count, weight=self.config.lm_loss_weight)
         regions = None
         if self.region_heads is not None:
-            features = self._region_features(hidden, input_ids, region_geometry, region_images, depth_images)
+            features = self._region_features(hidden, input_ids, visuals)
             regions = self._answer_with_heads(
                 features, hidden, input_ids, attention_mask, task_types, region_targets, question_positions
             )
@@ -199,33 +202,36 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
         Returns:
             The new tokens alone.
         """
-        embeds, _ = self._embed(
-            input_ids, pixel_values, depth_values, depth_images, region_masks, region_images, region_geometry
+        visuals = complete_visuals(
+            self.config,
+            input_ids.device,
+            pixel_values=pixel_values,
+            depth_values=depth_values,
+            depth_images=depth_images,
+            region_masks=region_masks,
+            region_images=region_images,
+            region_geometry=region_geometry,
         )
+        embeds, _ = self._embed(input_ids, visuals)
         return self.language_model.generate(inputs_embeds=embeds, attention_mask=attention_mask, **generation)
 
     def _embed(
-        self,
-        input_ids: Tensor,
-        pixel_values: Tensor | None,
-        depth_values: Tensor | None,
-        depth_images: Tensor | None,
-        region_masks: Tensor | None,
-        region_images: Tensor | None,
-        region_geometry: Tensor | None,
+        self, input_ids: Int[Tensor, "batch tokens"], visuals: Visuals
     ) -> tuple[Float[Tensor, "batch tokens dim"], Float[Tensor, ""]]:
         """Token embeddings with all placeholders replaced, and a zero that keeps unused modules in the graph."""
         config = self.config
-        given = Visuals(pixel_values, depth_values, depth_images, region_masks, region_images, region_geometry)
-        visuals = self._with_dummies(given, input_ids.device)
-        image_map = self._see(visuals.pixel_values)
+        image_map, tower_end = self._see(visuals.pixel_values)
+        unused = [tower_end]
         rows: dict[int, Tensor] = {}
-        outputs: list[Tensor] = []
+        coarse = image_map
         if self.region_encoder is not None:
             refined = self.region_encoder.refinement(image_map)
             # The image tokens are read off the refined map too, as in SpatialRGPT.
-            coarse = F.adaptive_avg_pool2d(refined, image_map.shape[-2:])
-            depth_map = None if visuals.depth_values is None else self._see(visuals.depth_values)
+            coarse = F.adaptive_avg_pool2d(refined, config.grid)
+            depth_map = None
+            if config.enable_depth:
+                depth_map, tower_end = self._see(visuals.depth_values)
+                unused += [tower_end]
             regions = self.region_encoder(
                 image_map,
                 refined,
@@ -235,17 +241,13 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
                 visuals.region_images,
                 visuals.region_geometry,
             )
-            outputs += [regions.rgb]
-            rows[config.mask_token_id] = regions.rgb if region_masks is not None else regions.rgb[:0]
+            unused += [touch(regions.rgb)]
+            rows[config.mask_token_id] = regions.rgb
             if regions.depth is not None:
-                outputs += [regions.depth]
-                has_depth = self._regions_with_depth(region_images, depth_images, regions.depth)
-                rows[config.depth_token_id] = regions.depth[has_depth]
-        else:
-            coarse = image_map
+                unused += [touch(regions.depth)]
+                rows[config.depth_token_id] = regions.depth[visuals.region_has_depth]
         tokens = self.projector(coarse)
-        outputs += [tokens]
-        rows[config.image_token_id] = tokens.flatten(0, 1) if pixel_values is not None else tokens[:0].flatten(0, 1)
+        rows[config.image_token_id] = tokens[: visuals.num_images].flatten(0, 1)
         embeds = splice(
             self.get_input_embeddings()(input_ids),
             input_ids,
@@ -256,66 +258,51 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
                 config.depth_token_id: DEPTH_TOKEN,
             },
         )
-        return embeds, touch(*outputs)
+        return embeds, touch(tokens, *unused)
 
-    def _with_dummies(self, given: Visuals, device: torch.device) -> Visuals:
-        """Add an empty picture, depth map or region where the batch has none, so that every module runs."""
-        pixels = given.pixel_values
-        if pixels is None:
-            pixels = torch.zeros(1, 3, *self.config.image_size, dtype=torch.uint8, device=device)
-        depths, depth_images = given.depth_values, given.depth_images
-        if not (self.config.enable_region and self.config.enable_depth):
-            depths, depth_images = None, None
-        elif depths is None:
-            depths = torch.zeros_like(pixels[:1])
-            depth_images = torch.zeros(1, dtype=torch.long, device=device)
-        masks, images, geometry = given.region_masks, given.region_images, given.region_geometry
-        if masks is None or images is None or geometry is None:
-            masks = torch.zeros(1, *self.config.region_grid, device=device)
-            images = torch.zeros(1, dtype=torch.long, device=device)
-            geometry = torch.zeros(1, GEOMETRY_DIM, device=device)
-        return Visuals(pixels, depths, depth_images, masks, images, geometry)
-
-    @staticmethod
-    def _regions_with_depth(
-        region_images: Tensor | None, depth_images: Tensor | None, rows: Float[Tensor, "regions dim"]
-    ) -> Bool[Tensor, " regions"]:
-        """Which regions have a `<depth>` placeholder; none of a dummy's rows has."""
-        if region_images is None or depth_images is None:
-            return torch.zeros(rows.shape[0], dtype=torch.bool, device=rows.device)
-        return torch.isin(region_images, depth_images)
-
-    def _see(self, pixels: Num[Tensor, "images 3 height width"]) -> Float[Tensor, "images channels rows columns"]:
-        """Feature map of the vision tower for images or depth maps."""
+    def _see(
+        self, pixels: Num[Tensor, "pictures 3 height width"]
+    ) -> tuple[Float[Tensor, "pictures channels rows columns"], Float[Tensor, ""]]:
+        """Feature map of the vision tower for images or depth maps, and a zero that depends on the tower's end."""
         if not pixels.is_floating_point():
             mean = torch.tensor(self.config.image_mean, device=pixels.device).view(3, 1, 1)
             std = torch.tensor(self.config.image_std, device=pixels.device).view(3, 1, 1)
             pixels = (pixels.float() / 255 - mean) / std
-        pixels = pixels.to(self.projector.layers[1].weight.dtype)
-        layer = self.config.vision_feature_layer
-        output = self.vision_tower(pixel_values=pixels, output_hidden_states=True)
-        tokens = output.hidden_states[layer]
+        output = self.vision_tower(pixel_values=pixels.to(self.vision_tower.dtype), output_hidden_states=True)
+        tokens = output.hidden_states[self.config.vision_feature_layer]
         height, width = self.config.grid
-        return tokens_to_map(tokens, TokenGrid(height, width, num_prefix_tokens=tokens.shape[1] - height * width))
+        grid = TokenGrid(height, width, num_prefix_tokens=tokens.shape[1] - height * width)
+        # What lies behind the layer that is used would have no gradient on any rank, which DDP takes for a mistake.
+        return tokens_to_map(tokens, grid), touch(*(value for value in output.values() if torch.is_tensor(value)))
+
+    def _read(
+        self, embeds: Float[Tensor, "batch tokens dim"], attention_mask: Num[Tensor, "batch tokens"] | None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Last hidden state of the language model; positions count true tokens, wherever the padding is."""
+        decoder = self.language_model.base_model
+        positions = {}
+        if attention_mask is not None and "position_ids" in inspect.signature(decoder.forward).parameters:
+            positions["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp_min(0)
+        return decoder(
+            inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False, **positions
+        ).last_hidden_state
 
     def _region_features(
         self,
         hidden: Float[Tensor, "batch tokens dim"],
         input_ids: Int[Tensor, "batch tokens"],
-        region_geometry: Float[Tensor, "regions values"] | None,
-        region_images: Int[Tensor, " regions"] | None,
-        depth_images: Int[Tensor, " depths"] | None,
+        visuals: Visuals,
     ) -> Float[Tensor, "regions dim"]:
         """What the heads know of each region: the last hidden state at its placeholders, and its geometry."""
         features = hidden[input_ids == self.config.mask_token_id]
+        if len(features) != len(visuals.region_images):
+            expected = f"expected {len(visuals.region_images)} (one per region)"
+            raise ValueError(f"{MASK_TOKEN}: found {len(features)} in the batch, {expected}")
         if self.config.enable_depth:
             at_depth = hidden[input_ids == self.config.depth_token_id]
-            rows = self._regions_with_depth(region_images, depth_images, features).nonzero().squeeze(1)
-            features = features.index_add(0, rows, at_depth)
+            features = features.index_add(0, visuals.region_has_depth.nonzero().squeeze(1), at_depth)
         if self.head_geometry is not None:
-            if region_geometry is None:
-                region_geometry = features.new_zeros(features.shape[0], GEOMETRY_DIM)
-            features = features + self.head_geometry(region_geometry)
+            features = features + self.head_geometry(visuals.region_geometry)
         return features
 
     def _answer_with_heads(
@@ -337,6 +324,7 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
             question = self._question_vector(hidden, input_ids, attention_mask, question_positions)
         if task_types is None:
             task_types = torch.full((batch,), UNKNOWN_TASK, device=hidden.device)
+        assert self.region_heads is not None
         return self.region_heads(
             padded,
             task_types,

@@ -62,29 +62,25 @@ class RegionEncoder(nn.Module):
 
     def __init__(self, config: SpatialRGPTConfig) -> None:
         super().__init__()
-        vision_dim, text_dim = config.vision_config.hidden_size, config.text_config.hidden_size
+        vision_dim, text_dim = config.vision.hidden_size, config.text.hidden_size
         self.refinement = FeatureRefinement(vision_dim, num_stages=config.refinement_stages)
         self.rgb_connector = nn.Linear(vision_dim, text_dim)
         self.rgb_geometry = GeometryEmbedding(vision_dim) if config.region_geometry else None
         self.depth_connector = nn.Linear(vision_dim, text_dim) if config.enable_depth else None
-        self.depth_geometry = (
-            GeometryEmbedding(vision_dim) if config.enable_depth and config.region_geometry else None
-        )
+        self.depth_geometry = GeometryEmbedding(vision_dim) if config.enable_depth and config.region_geometry else None
         self.depth_refinement = (
             FeatureRefinement(vision_dim, num_stages=config.refinement_stages)
             if config.enable_depth and config.refine_depth
             else None
         )
-        self.enhancer = (
-            build_region_enhancer(config.region_enhancer_cfg, vision_dim) if config.enable_region_enhancer else None
-        )
+        self.enhancer = build_region_enhancer(config.enhancer, vision_dim) if config.enable_region_enhancer else None
 
     def forward(
         self,
         image_map: Float[Tensor, "images channels rows columns"],
         refined_map: Float[Tensor, "images channels height width"],
-        depth_map: Float[Tensor, "depths channels rows columns"] | None,
-        depth_images: Int[Tensor, " depths"] | None,
+        depth_map: Float[Tensor, "maps channels rows columns"] | None,
+        depth_images: Int[Tensor, " depths"],
         region_masks: Float[Tensor, "regions height width"],
         region_images: Int[Tensor, " regions"],
         geometry: Float[Tensor, "regions geometry"],
@@ -94,7 +90,7 @@ class RegionEncoder(nn.Module):
         Args:
             image_map: Features of the RGB images on the tower's grid.
             refined_map: The same images after refinement.
-            depth_map: Features of the depth images, for the images that have one.
+            depth_map: Features of the depth maps; those beyond `depth_images` belong to no image.
             depth_images: Which image each depth map belongs to.
             region_masks: Soft masks in [0, 1] on the refined grid.
             region_images: Which image each region belongs to.
@@ -113,17 +109,16 @@ class RegionEncoder(nn.Module):
         if self.rgb_geometry is not None:
             rgb = rgb + self.rgb_geometry(geometry[order])
         depth, depth_mask = None, None
-        if self.depth_connector is not None and depth_map is not None and depth_images is not None:
+        if depth_map is not None:
             fine = depth_map if self.depth_refinement is None else self.depth_refinement(depth_map)
             # Every image gets a map, zeros where it has no depth, so that one call serves mixed batches on all ranks.
-            maps = fine.new_zeros(num_images, *fine.shape[1:]).index_copy(0, depth_images, fine)
+            maps = fine.new_zeros(num_images, *fine.shape[1:]).index_copy(0, depth_images, fine[: len(depth_images)])
             depth = mask_pool(maps, masks).rows
             if self.depth_geometry is not None:
                 depth = depth + self.depth_geometry(geometry[order])
             has_depth = torch.zeros(num_images, dtype=torch.bool, device=maps.device).index_fill(0, depth_images, True)
             depth_mask = has_depth[region_images[order]]
-        if self.enhancer is not None:
-            rgb, depth = self._enhance(rgb, depth, depth_mask, image_map, counts)
+        rgb, depth = self._enhance(rgb, depth, depth_mask, image_map, counts)
         back = torch.argsort(order)
         return RegionRows(
             rgb=self.rgb_connector(rgb)[back],
@@ -138,6 +133,8 @@ class RegionEncoder(nn.Module):
         image_map: Float[Tensor, "images channels rows columns"],
         counts: tuple[int, ...],
     ) -> tuple[Float[Tensor, "regions channels"], Float[Tensor, "regions channels"] | None]:
+        if self.enhancer is None:
+            return rgb, depth
         padded, region_mask = RegionBatch(rgb, counts).to_padded()
         enhanced = self.enhancer(
             padded,

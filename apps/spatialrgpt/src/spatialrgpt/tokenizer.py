@@ -1,6 +1,7 @@
 """Tokenizers: a language model's own with the three placeholders added, or a small one made from the training texts."""
 
 from collections.abc import Iterable
+from typing import cast
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -27,7 +28,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: It has no chat template, so turns can't be told apart.
     """
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    # Annotated as possibly None, which it never is.
+    tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(path))
     if tokenizer.chat_template is None:
         raise ValueError(f"{path}: the tokenizer has no chat template; choose an instruction-tuned model's tokenizer")
     tokenizer.add_special_tokens({"additional_special_tokens": list(PLACEHOLDERS)}, replace_extra_special_tokens=False)

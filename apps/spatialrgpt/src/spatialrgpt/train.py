@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from region_heads.sampling import TaskBalancedSampler
@@ -12,6 +13,7 @@ from region_training.environment import collect_environment
 from region_training.ranks import choose_device, join_ranks
 from region_training.run_folder import RunFolder
 from region_training.safe_dataset import SafeDataset
+from region_training.settings import TrainingSettings
 from transformers import AutoProcessor, PreTrainedModel
 
 from spatialrgpt.building import PARTS, build_model, build_processor
@@ -50,7 +52,7 @@ def train(settings: Settings) -> None:
 
     job = make_job(settings, run, processor, train_data)
     job.evaluate = evaluate_now
-    result = run_training(job, settings.training, run.path)
+    result = run_training(job, training_of(settings), run.path)
     if ranks.is_first and not result.stopped_by_signal:
         finish_run(run, settings, evaluations[result.global_step], held_out)
 
@@ -79,6 +81,16 @@ def make_job(
         processor=processor,
         dataset_fingerprint=hashlib.sha256(train_data.file.read_bytes()).hexdigest(),
     )
+
+
+def training_of(settings: Settings) -> TrainingSettings:
+    """The training settings, with the heads frozen where `tune_region_heads` is off."""
+    model, training = settings.model, settings.training
+    if not model.enable_region_heads or model.tune_region_heads or "region_heads" in training.frozen_parts:
+        return training
+    if model.checkpoint is None:
+        logger.warning("model.tune_region_heads is off and there is no checkpoint: the heads stay random")
+    return replace(training, frozen_parts=[*training.frozen_parts, "region_heads"])
 
 
 def prepare_data(settings: DataSettings) -> None:

@@ -21,6 +21,7 @@ from .images import read_image as read_image
 from .images import write_png as write_png
 from .loading import LoadError as LoadError
 from .loading import load_pretrained as load_pretrained
+from .loading import whole_weights as whole_weights
 from .model_card import ModelCard as ModelCard
 from .model_card import write_model_card as write_model_card
 from .parts import ModelParts as ModelParts

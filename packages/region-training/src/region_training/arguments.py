@@ -1,10 +1,11 @@
 """The words after a verb: options with dots, positionals, the guides' own flags and what launchers add.
 
 Three spellings are one: `--training.learning_rate 1e-4`, `--training.learning-rate=1e-4` and, where an application's
-table says so, the guide's `--learning_rate 1e-4`. Lists take `--key+ value` to append. A bare switch means true.
+table says so, the guide's `--learning_rate 1e-4`. Lists take `--key+ value` to append. A bare switch means true. A
+whole section takes a mapping, `--model.heads '{"counting": {"enabled": false}}'`, whose keys are laid over it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from region_training.config_tree import Option, container_of, is_switch
@@ -61,12 +62,14 @@ class Grammar:
         takes_presets: Whether `--preset` and `--config` are accepted.
         legacy_flags: A guide's flag to a dotted key, to `key=value` (a switch that sets that value) or to None
             (known, without effect).
+        sections: Dotted keys of whole sections, which take a mapping.
     """
 
     options: Mapping[str, Option]
     positional: Sequence[str] = ()
     takes_presets: bool = False
     legacy_flags: Mapping[str, str | None] = field(default_factory=dict)
+    sections: Collection[str] = ()
 
 
 def take_switch(words: Sequence[str], name: str) -> tuple[list[str], bool]:
@@ -133,7 +136,7 @@ def _read_option(word: str, remaining: list[str], grammar: Grammar, read: Argume
 
 def _read_setting(name: str, given: str | None, remaining: list[str], grammar: Grammar, read: Arguments) -> None:
     append = name.endswith("+")
-    key = _known_key(name.removeprefix("--").removesuffix("+"), grammar.options)
+    key = _known_key(name.removeprefix("--").removesuffix("+"), grammar)
     if key is None:
         known = [f"--{option}" for option in grammar.options]
         known += ["--preset", "--config"] if grammar.takes_presets else []
@@ -154,7 +157,7 @@ def _read_legacy(
         read.ignored.append(name)
         return
     key, equals, fixed = target.partition("=")
-    if _known_key(key, grammar.options) is None:
+    if _known_key(key, grammar) is None:
         raise ConfigError(f"{name} sets {key!r}, which this verb does not have")
     if not equals:
         option = grammar.options.get(key)
@@ -191,13 +194,13 @@ def _truth(name: str, value: str) -> bool:
     raise ConfigError(f"{name} is {value!r}, expected true | false")
 
 
-def _known_key(written: str, options: Mapping[str, Option]) -> str | None:
-    """The dotted key of an option as written, or None; below a dict any word is a key."""
+def _known_key(written: str, grammar: Grammar) -> str | None:
+    """The dotted key of an option or section as written, or None; below a dict any word is a key."""
     for key in (written, written.replace("-", "_")):
-        if key in options:
+        if key in grammar.options or key in grammar.sections:
             return key
     section, _, entry = written.rpartition(".")
-    option = options.get(section.replace("-", "_"))
+    option = grammar.options.get(section.replace("-", "_"))
     if option is None or not entry or container_of(option.annotation) is not dict:
         return None
     return f"{option.key}.{entry}"

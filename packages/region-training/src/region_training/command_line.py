@@ -21,10 +21,11 @@ from region_training.config_tree import (
     flatten,
     merge_layer,
     options_of,
+    section_keys,
     to_plain,
 )
 from region_training.help_text import application_help, verb_help
-from region_training.presets import did_you_mean, load_preset, preset_names, read_config
+from region_training.presets import did_you_mean, load_preset, parse_config, preset_names, read_config
 from region_training.settings import ConfigError
 
 DEFAULT_PRESET = "tiny"
@@ -200,11 +201,12 @@ def _verb_lines(application: Application) -> dict[str, str]:
 
 def _grammar(application: Application, verb: Verb) -> Grammar:
     legacy = application.legacy_flags if verb.presets else {}
-    return Grammar(options_of(verb.settings), verb.positional, verb.presets, legacy)
+    return Grammar(options_of(verb.settings), verb.positional, verb.presets, legacy, section_keys(verb.settings))
 
 
 def _settings_of(application: Application, verb: Verb, read: Arguments) -> object:
     tree, sources = default_tree(verb.settings), {}
+    sections = section_keys(verb.settings)
     for source, layer in _layers(application, verb, read):
         merge_layer(verb.settings, tree, layer, source, sources)
     for override in read.overrides:
@@ -212,6 +214,8 @@ def _settings_of(application: Application, verb: Verb, read: Arguments) -> objec
         if override.append:
             so_far = flatten(tree).get(override.key)
             value = [*so_far, override.value] if isinstance(so_far, list) else [override.value]
+        elif override.key in sections and override.value != "null":
+            value = parse_config(override.value, override.source)
         merge_layer(verb.settings, tree, _nest(override.key, value), override.source, sources)
     if verb.run_key is not None and not flatten(tree).get(verb.run_key):
         base = Path(read.configs[-1]).stem if read.configs else read.preset or DEFAULT_PRESET

@@ -61,6 +61,16 @@ def options_of(settings: type, prefix: str = "") -> dict[str, Option]:
     return options
 
 
+def section_keys(settings: type, prefix: str = "") -> list[str]:
+    """Dotted keys of the dataclasses inside a dataclass, in the order of declaration."""
+    keys: list[str] = []
+    for name, annotation in typing.get_type_hints(settings).items():
+        nested = nested_dataclass(annotation)
+        if nested is not None:
+            keys += [f"{prefix}{name}", *section_keys(nested, f"{prefix}{name}.")]
+    return keys
+
+
 def default_tree(settings: type) -> dict[str, object]:
     """The defaults of a dataclass as a nested dict; required fields are absent."""
     tree: dict[str, object] = {}

@@ -1,10 +1,12 @@
 """Opening a saved model without surprises: what is not in the folder is an error, not a fresh random tensor."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar, cast
 
 from transformers import PreTrainedModel
+from transformers.integrations import deepspeed as integration
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -46,6 +48,22 @@ def load_pretrained(model_class: type[Model], path: str | Path, *, allow_missing
     if problems:
         raise LoadError(f"{path} does not fit {model_class.__name__}; tensors {'; '.join(problems)}")
     return model
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Open pretrained parts whole where ZeRO-3 would partition them at load.
+
+    The engine partitions the composed model later, so each rank holds it whole in main memory once.
+    """
+    # transformers keeps the settings of the running engine in this weak reference and gives no public way to put the
+    # same ones back.
+    settings = integration._hf_deepspeed_config_weak_ref
+    integration.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        integration._hf_deepspeed_config_weak_ref = settings
 
 
 def _allowed(name: str, allowed: Collection[str]) -> bool:
