@@ -15,10 +15,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+NO_TEXT = ("--evaluation.generate_records", "0")  # the text is compared with the heads in the full preset alone
 VARIANTS: dict[str, tuple[str, ...]] = {
     "tiny preset": (),
-    "without region enhancer": ("--model.enable_region_enhancer", "false"),
-    "without depth": ("--model.enable_depth", "false"),
+    "without region enhancer": ("--model.enable_region_enhancer", "false", *NO_TEXT),
+    "without depth": ("--model.enable_depth", "false", *NO_TEXT),
 }
 MEASURES = {
     "left_right/accuracy": "left_right",

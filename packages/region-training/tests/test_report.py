@@ -66,12 +66,12 @@ def test_the_report_holds_everything_of_a_run(run):
     text = headings(page)
     for word in (
         *("my run", "Summary", "Predictions", "Samples", "Losses", "Learning rates", "Time and memory"),
-        *("Parts of the model", "Configuration", "Environment"),
+        *("Parts of the model", "All results", "Configuration", "Environment"),
     ):
         assert text.count(word) >= 1, word
     assert "Finished; 3 steps logged." in text
     assert {"per_task.distance", "0.875", "12,345", "First.", "Second line."} <= set(text)
-    assert page.tags.count("details") == 2
+    assert page.tags.count("details") == 3
     assert page.tags.count("img") == 4
 
 

@@ -132,7 +132,7 @@ class EvaluationSettings:
     max_records: int = 0
     generate_records: int = -1
     max_new_tokens: int = 48
-    num_pictures: int = 6
+    num_pictures: int = 4
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import Self, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -88,7 +88,7 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | PathLike[str], *args, output_loading_info: bool = False, **kwargs
-    ) -> Self:
+    ):
         """Load a saved model; a missing, unexpected or misshapen weight is an error, never a random number.
 
         Raises:
@@ -96,7 +96,7 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
         """
         opened = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         # With output_loading_info it returns a pair, which its annotation does not say.
-        model, info = cast("tuple[Self, dict[str, set]]", opened)
+        model, info = cast("tuple[SpatialRGPTForConditionalGeneration, dict[str, set]]", opened)
         problems = {kind: sorted(map(str, info[kind])) for kind in info if info[kind]}
         if problems:
             listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items())

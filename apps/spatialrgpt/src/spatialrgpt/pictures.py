@@ -31,13 +31,13 @@ def draw_regions(
         highlighted: Regions with a thick outline: the ones an answer is about.
     """
     height, width = image.shape[:2]
-    lines = "\n".join(fill(line, 70) for line in title.splitlines())
-    figure = Figure(figsize=(6.0, 6.0 * height / width + 0.16 * (lines.count("\n") + 1)), layout="constrained")
+    lines = "\n".join(fill(line, 58) for line in title.splitlines())
+    figure = Figure(figsize=(5.5, 5.5 * height / width + 0.2 * (lines.count("\n") + 1)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.imshow(image)
     axes.set_axis_off()
-    axes.set_title(lines, fontsize=8, loc="left")
+    axes.set_title(lines, fontsize=10, loc="left")
     for index, mask in enumerate(masks):
         colour = COLOURS[index % len(COLOURS)]
         overlay = np.zeros((height, width, 4))
@@ -53,7 +53,7 @@ def draw_regions(
                 str(index),
                 ha="center",
                 va="center",
-                fontsize=9,
+                fontsize=11,
                 color="white",
                 bbox={"facecolor": colour, "edgecolor": "none", "boxstyle": "circle,pad=0.2"},
             )
@@ -69,5 +69,5 @@ def number_mentions(question: str) -> str:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG and return its path; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=75)
+    figure.savefig(path, format="png", dpi=70)
     return path

@@ -132,7 +132,7 @@ def read_regions(text: str) -> list[dict]:
     Raises:
         ValueError: It is not a JSON list of objects.
     """
-    source = Path(text).read_text() if not text.lstrip().startswith("[") else text
+    source = text if text.lstrip()[:1] in ("[", "{") else Path(text).read_text()
     try:
         regions = json.loads(source)
     except json.JSONDecodeError as error:

@@ -19,11 +19,10 @@ from spatialrgpt.evaluate import AnsweredRecord, Evaluation
 from spatialrgpt.pictures import draw_regions, number_mentions, save
 
 ANSWERS = "answers.jsonl"
-LOADING = """import spatialrgpt  # registers the model with transformers
-from transformers import AutoModelForCausalLM, AutoProcessor
+LOADING = """from spatialrgpt import SpatialRGPTForConditionalGeneration, SpatialRGPTProcessor
 
-model = AutoModelForCausalLM.from_pretrained("path/to/model")
-processor = AutoProcessor.from_pretrained("path/to/model")"""
+model = SpatialRGPTForConditionalGeneration.from_pretrained("path/to/model")
+processor = SpatialRGPTProcessor.from_pretrained("path/to/model")"""
 
 
 def finish_run(run: RunFolder, settings: Settings, evaluation: Evaluation, dataset: RegionDataset) -> None:
@@ -39,8 +38,8 @@ def finish_run(run: RunFolder, settings: Settings, evaluation: Evaluation, datas
         title=f"SpatialRGPT ({run.path.name})",
         summary="Answers questions about regions of an image: distances in metres, sides, choices and counts.",
         load=LOADING,
-        data=f"Trained on `{settings.data.train_split}` and evaluated on `{settings.data.eval_split}` of "
-        f"`{settings.data.root}` in the warehouse format.",
+        data=f"Trained on `{settings.data.train_split}` of `{settings.data.root}` and evaluated on `{dataset.split}` of "
+        f"`{dataset.root}`, both in the warehouse format.",
         scores=table,
         config=run.read_config(),
         command="spatialrgpt train --config config.yaml",

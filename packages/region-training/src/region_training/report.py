@@ -86,8 +86,7 @@ def _summary(run: RunFolder) -> Section:
     steps = [line["step"] for line in metrics if "step" in line]
     state = "Finished" if run.is_finished else "Not finished"
     text = f"{state}; {steps[-1]} steps logged." if steps else f"{state}; no step logged."
-    rows = [(name, _cell(value)) for name, value in flatten(run.read_results()).items()]
-    return Section("Summary", text, Table("", ("result", "value"), tuple(rows)) if rows else None)
+    return Section("Summary", text)
 
 
 def _standard_sections(run: RunFolder) -> list[Section]:
@@ -112,6 +111,9 @@ def _standard_sections(run: RunFolder) -> list[Section]:
         bad = {line["index"]: line for line in read_records(run.bad_records_path)}
         text = f"{len(bad)} records could not be read; a neighbour stood in for each."
         sections.append(Section("Bad records", text, _records_table(list(bad.values())[:100]), collapsed=True))
+    rows = tuple((name, _cell(value)) for name, value in flatten(run.read_results()).items())
+    if rows:
+        sections.append(Section("All results", table=Table("", ("result", "value"), rows), collapsed=True))
     config = yaml.safe_dump(run.read_config(), sort_keys=False, allow_unicode=True)
     sections.append(Section("Configuration", code=config, collapsed=True))
     environment = run.read_environment()
