@@ -63,7 +63,7 @@ def architecture(session: nox.Session) -> None:
 @nox.parametrize("member", list(MEMBERS), ids=list(MEMBERS))
 def tests(session: nox.Session, member: str) -> None:
     """One member's own tests, with nothing installed but what that member declares."""
-    sync(session, "--package", member, "--group", "test")
+    sync(session, "--package", member, "--all-extras", "--group", "test")
     run_tests(session, member, MEMBERS[member] / "tests")
 
 

@@ -6,22 +6,20 @@ features and 384 x 384 bool masks of two images, run forward and backward, in on
 the median of each and the median of the ratios. "on the grid" is `mask_pool` when the data worker has called
 `masks_to_grid` already, whose own time is the last column.
 
-    uv run --no-sync python benchmarks/mask_pooling.py --device cpu --dtype float32 --repeats 5
+    uv run --no-sync python benchmarks/mask_pooling.py --device cpu --dtype bfloat16
 """
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Sequence
 
 import torch
 from region_core import box_to_mask, mask_pool, masks_to_grid
+from stopwatch import DTYPES, Stopwatch, options_of
 from torch import Tensor
 from torch.nn import functional as F
 
-MASK_SIZE = 384
 NUM_IMAGES = 2
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def make_masks(num_masks: int, mask_size: int) -> list[Tensor]:
@@ -47,18 +45,7 @@ def mask_pooling(feature_map: Tensor, masks: Sequence[Tensor]) -> Tensor:
     return torch.cat(rows)
 
 
-def seconds_of(step: Callable[[], object], device: str) -> float:
-    """Seconds of one call, waiting for the device."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def compare(grid: int, num_masks: int, options: argparse.Namespace) -> None:
+def compare(grid: int, num_masks: int, options: argparse.Namespace, watch: Stopwatch) -> None:
     """Time the ways in turn and print their line."""
     dtype = DTYPES[options.dtype]
     generator = torch.Generator().manual_seed(0)
@@ -73,43 +60,48 @@ def compare(grid: int, num_masks: int, options: argparse.Namespace) -> None:
         feature_map.grad = None
         pool().backward(gradient)
 
+    def seconds_of(step: Callable[[], object]) -> float:
+        start = watch.seconds()
+        step()
+        return watch.seconds() - start
+
     ways = (
         lambda: forward_backward(lambda: mask_pooling(feature_map, masks)),
         lambda: forward_backward(lambda: mask_pool(feature_map, masks).rows),
         lambda: forward_backward(lambda: mask_pool(feature_map, on_grid).rows),
+        lambda: [masks_to_grid(mask, grid, grid) for mask in in_worker],
     )
-    rounds = [[seconds_of(way, options.device) for way in ways] for _ in range(options.repeats + 1)][1:]
-    worker = [seconds_of(lambda: [masks_to_grid(mask, grid, grid) for mask in in_worker], "cpu") for _ in rounds]
-    peer, ours, placed = (1000 * statistics.median(seconds) for seconds in zip(*rounds, strict=True))
+    rounds = [[seconds_of(way) for way in ways] for _ in range(options.repeats + 1)][1:]
+    peer, ours, placed, worker = (1000 * statistics.median(seconds) for seconds in zip(*rounds, strict=True))
     ratio, placed_ratio = (statistics.median(times[0] / times[way] for times in rounds) for way in (1, 2))
     print(
         f"| {grid}² | {num_masks} | {peer:.2f} | {ours:.2f} | {ratio:.1f} | {placed:.2f} | {placed_ratio:.1f} "
-        f"| {1000 * statistics.median(worker):.2f} |"
+        f"| {worker:.2f} |"
     )
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser = options_of(__doc__)
     parser.add_argument("--dtype", default="float32", choices=tuple(DTYPES))
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--grids", type=int, nargs="+", default=(27, 108))
     parser.add_argument("--masks", type=int, nargs="+", default=(1, 10, 100), help="masks per image")
-    parser.add_argument("--mask-size", type=int, default=MASK_SIZE)
+    parser.add_argument("--mask-size", type=int, default=384)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args(words)
     if options.quick:
         options.dim, options.grids, options.masks, options.mask_size, options.repeats = 8, (4,), (1, 3), 16, 1
-    threads = f", {torch.get_num_threads()} threads" if options.device == "cpu" else ""
-    print(f"{options.device} {options.dtype}, {options.dim} wide, {NUM_IMAGES} images, torch {torch.__version__}{threads}")
+    watch = Stopwatch(options.device, options.threads)
+    print(f"{watch.describe()}; {options.dtype}, {options.dim} wide, {NUM_IMAGES} images, masks {options.mask_size}²")
     print()
-    print("| grid | masks per image | MaskPooling ms | mask_pool ms | ratio | on the grid ms | ratio | masks_to_grid ms |")
+    print(
+        "| grid | masks per image | MaskPooling ms | mask_pool ms | ratio | on the grid ms | ratio | masks_to_grid ms |"
+    )
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for grid in options.grids:
         for num_masks in options.masks:
-            compare(grid, num_masks, options)
+            compare(grid, num_masks, options, watch)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--print-only", action="store_true")
     options = parser.parse_args()
-    cells = [(variant, seed) for seed in range(options.seeds) for variant in VARIANTS]
+    cells = [(variant, seed) for variant in VARIANTS for seed in range(options.seeds)]
     if not options.print_only:
         threads = max(1, (os.cpu_count() or 1) // options.jobs)
         with ThreadPoolExecutor(options.jobs) as pool:

@@ -33,6 +33,17 @@ STEPS = (
 )
 
 
+class _Samples(torch.utils.data.Dataset):
+    def __init__(self, samples):
+        self._samples = samples
+
+    def __len__(self):
+        return len(self._samples)
+
+    def __getitem__(self, index):
+        return self._samples[index]
+
+
 class _InOrder(torch.utils.data.Sampler):
     """Samples in the order of the list: step by step, rank by rank."""
 
@@ -112,7 +123,7 @@ def runs(small, tmp_path_factory) -> dict[str, Path]:
         for stage in stages:
             job = TrainingJob(
                 build_model=lambda: build_model(model, processor.tokenizer),
-                train_dataset=samples,
+                train_dataset=_Samples(samples),
                 collate=RegionDataCollator(processor.tokenizer.pad_token_id, heads=model.region_heads_cfg),
                 parts=PARTS,
                 sampler=_InOrder(len(samples)),

@@ -14,8 +14,6 @@ from region_heads.config import RegionHeadsConfig
 from region_heads.labels import Label
 from region_heads.tasks import TaskType
 from region_training.images import write_png
-from transformers import PreTrainedTokenizerBase
-
 from spatialrgpt.building import build_config, build_model
 from spatialrgpt.collate import RegionDataCollator
 from spatialrgpt.config import BackboneSettings, ModelSettings, SyntheticSettings
@@ -24,6 +22,7 @@ from spatialrgpt.model import SpatialRGPTForConditionalGeneration
 from spatialrgpt.processing import SpatialRGPTProcessor
 from spatialrgpt.synthetic import write_world
 from spatialrgpt.tokenizer import train_tokenizer
+from transformers import PreTrainedTokenizerBase
 
 WORLD = SyntheticSettings(train_scenes=6, eval_scenes=2, questions=2, seed=0)
 HEIGHT, WIDTH = 24, 32

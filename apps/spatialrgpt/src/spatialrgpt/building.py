@@ -93,14 +93,14 @@ def build_model(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> 
 
     A checkpoint may lack what the switches add to it (an enhancer, heads, depth): that starts as a new model does.
     """
-    model = SpatialRGPTForConditionalGeneration(build_config(settings, tokenizer))
-    if settings.checkpoint is not None:
-        weights = load_weights(Path(settings.checkpoint))
-        report = match_weights(model, weights, allow_missing=ADDABLE, allow_unexpected=ADDABLE)
-        if report.missing or report.unexpected:
-            logger.warning("%s does not hold exactly this model:\n%s", settings.checkpoint, report.table())
-    # ZeRO-3 would hand out pieces of the parts, which can't be copied.
+    # ZeRO-3 would hand out pieces of the parts, which can't be initialised or copied here.
     with whole_weights():
+        model = SpatialRGPTForConditionalGeneration(build_config(settings, tokenizer))
+        if settings.checkpoint is not None:
+            weights = load_weights(Path(settings.checkpoint))
+            report = match_weights(model, weights, allow_missing=ADDABLE, allow_unexpected=ADDABLE)
+            if report.missing or report.unexpected:
+                logger.warning("%s does not hold exactly this model:\n%s", settings.checkpoint, report.table())
         if settings.vision.pretrained is not None:
             tower = AutoModel.from_pretrained(settings.vision.pretrained)
             # SigLIP and CLIP checkpoints hold a text tower too; the vision configuration says which half is ours.

@@ -1,7 +1,7 @@
 """`SpatialRGPTConfig`: any Hugging Face vision tower and causal language model, composed around regions."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, no_type_check
 
 from region_core.config import RegionEnhancerConfig
 from region_heads.config import RegionHeadsConfig
@@ -10,6 +10,8 @@ from transformers import AutoConfig, PreTrainedConfig
 IMAGE_TOKEN, MASK_TOKEN, DEPTH_TOKEN = "<image>", "<mask>", "<depth>"
 
 
+# transformers gives the constructor more keywords than a shape checker's wrapper lets through.
+@no_type_check
 class SpatialRGPTConfig(PreTrainedConfig):
     """Configuration of `SpatialRGPTForConditionalGeneration`.
 

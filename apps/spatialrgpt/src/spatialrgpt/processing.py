@@ -166,7 +166,9 @@ class SpatialRGPTProcessor(ProcessorMixin):
         return (resized * 255).round().clamp(0, 255).to(torch.uint8).expand(3, -1, -1)
 
     def encode_regions(
-        self, masks: Bool[np.ndarray, "regions height width"], depth: Float[np.ndarray, "height width"] | None
+        self,
+        masks: Bool[np.ndarray, "regions height width"],
+        depth: Float[np.ndarray, "depth_height depth_width"] | None,
     ) -> tuple[Float[Tensor, "regions rows columns"], Float[Tensor, "regions values"]]:
         """Soft masks on the region grid, and the geometry of each region.
 

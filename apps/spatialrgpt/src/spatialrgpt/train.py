@@ -11,7 +11,7 @@ from region_training.engine import TrainingJob
 from region_training.engine import train as run_training
 from region_training.environment import collect_environment
 from region_training.ranks import choose_device, join_ranks
-from region_training.run_folder import RunFolder
+from region_training.run_folder import HARMLESS_KEYS, RunFolder
 from region_training.safe_dataset import SafeDataset
 from region_training.settings import TrainingSettings
 from transformers import AutoProcessor, PreTrainedModel
@@ -32,7 +32,8 @@ def train(settings: Settings) -> None:
     """Train and evaluate a model, or go on where an earlier run of the same command stopped."""
     run = RunFolder(Path(str(settings.run)))
     ranks = join_ranks(choose_device(settings.training.device), settings.training.communication_timeout_s)
-    if run.begin(settings, environment=collect_environment()) == "finished":
+    # A run folder may be moved or copied, and goes on where it is.
+    if run.begin(settings, environment=collect_environment(), may_differ=HARMLESS_KEYS | {"run"}) == "finished":
         logger.info("%s is finished; its report is %s", run.path, run.report_path)
         return
     if ranks.is_first:

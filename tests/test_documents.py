@@ -1,0 +1,302 @@
+"""What the documents say is run, resolved or looked up here, so that no claim outlives the code."""
+
+import importlib
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from region_training.command_line import resolve_settings
+from region_training.config_tree import flatten, plain_tree
+from region_training.presets import preset_names
+from region_training.run_folder import HARMLESS_KEYS
+from spatialrgpt.cli import APPLICATION
+
+ROOT = Path(__file__).parents[1]
+README, APP_README = ROOT / "README.md", ROOT / "apps" / "spatialrgpt" / "README.md"
+GUIDES, FORMATS, TROUBLE = (
+    ROOT / "docs" / name for name in ("from-the-guides.md", "data-formats.md", "troubleshooting.md")
+)
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "packages/*/*.md", "apps/*/*.md", "benchmarks/**/*.md")
+    for path in ROOT.glob(pattern)
+)
+PUBLIC_NAMES = {
+    "region_core": (
+        *("RegionFeatureExtractor", "build_region_enhancer", "split_enhanced_features", "FeatureRefinement"),
+        *("mask_pool", "splice", "LossTerms", "all_gather_with_grad", "load_weights"),
+    ),
+    "region_heads": (
+        *("TaskType", "route_question", "DistanceHead", "LeftRightHead", "MultipleChoiceHead", "CountingHead"),
+        "RegionHeads",
+    ),
+}
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def table_rows(path: Path, heading: str) -> list[list[str]]:
+    """Cells of the first table behind a heading, without its head."""
+    section = path.read_text(encoding="utf-8").partition(f"{heading}\n")[2]
+    table = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)
+    assert table is not None, f"{path.name}: no table behind {heading!r}"
+    lines = table.group(0).splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def codes(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+# Links ---------------------------------------------------------------------------------------------------------------
+
+
+def anchors(path: Path) -> set[str]:
+    """GitHub's anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(document):
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (document.parent / name).resolve() if name else document
+        assert path.exists(), target
+        assert path.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors(path), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_document_names_a_machine(document):
+    assert not re.search(r"(?<![\w.])/(?:work|tmp|root|home|mnt)/", document.read_text(encoding="utf-8"))
+
+
+# The two commands ----------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_opens_with_the_two_commands():
+    first = re.search(r"```\w*\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+    assert first.splitlines() == ["pip install uv && uv run spatialrgpt train", "uv run nox"]
+
+
+def test_continuous_integration_runs_the_readmes_test_command():
+    assert re.search(r"^(?:exec )?uv run nox$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+
+
+# Snippets ------------------------------------------------------------------------------------------------------------
+
+SNIPPETS = [
+    pytest.param(snippet, id=f"{path.parent.name}-{number}")
+    for path in (README, APP_README)
+    for number, snippet in enumerate(blocks(path, "python"))
+]
+
+
+def test_there_are_snippets():
+    assert len(blocks(README, "python")) == 3
+    assert len(blocks(APP_README, "python")) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_snippets_run(snippet, request, tmp_path):
+    if "runs/spatialrgpt-tiny" in snippet:
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "spatialrgpt-tiny").symlink_to(request.getfixturevalue("trained"))
+    (tmp_path / "snippet.py").write_text(snippet)
+    # A fresh process, as a reader has it: nothing is imported or registered yet.
+    done = subprocess.run(
+        [sys.executable, "snippet.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("text", blocks(APP_README, "yaml"))
+def test_configurations_of_the_readme_resolve(text, tmp_path):
+    config = tmp_path / "my.yaml"
+    config.write_text(text)
+    resolve_settings(APPLICATION, "train", ["--config", str(config)])
+
+
+def command_lines(path: Path) -> list[list[str]]:
+    lines = "\n".join(blocks(path, "bash")).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[line.index("spatialrgpt") + 1 :] for line in words if "spatialrgpt" in line]
+
+
+@pytest.mark.parametrize("words", command_lines(APP_README), ids=" ".join)
+def test_commands_of_the_readme_parse(words):
+    verb, *rest = words
+    if verb in APPLICATION.verbs:
+        resolve_settings(APPLICATION, verb, rest)
+    else:
+        assert verb in ("show-config", "env")
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+FLAG_ROWS = table_rows(GUIDES, "## Flags")
+
+
+def test_the_flags_table_is_the_applications():
+    sets = {codes(flag)[0]: codes(target)[0] if codes(target) else None for flag, target, _ in FLAG_ROWS}
+    assert sets == dict(APPLICATION.legacy_flags)
+
+
+@pytest.mark.parametrize(("flag", "target", "example"), FLAG_ROWS, ids=[codes(row[0])[0] for row in FLAG_ROWS])
+def test_examples_of_the_flags_table_set_what_it_says(flag, target, example, tmp_path):
+    defaults = tmp_path / "defaults.yaml"
+    defaults.write_text("")
+    base, given = (
+        flatten(plain_tree(resolve_settings(APPLICATION, "train", ["--config", str(defaults), *words])))
+        for words in ([], shlex.split(codes(example)[0]))
+    )
+    assert codes(example)[0].replace("-", "_").startswith(codes(flag)[0].replace("-", "_"))
+    changed = [key for key in {*base, *given} if base.get(key) != given.get(key)]
+    if target.startswith("no effect"):
+        assert changed == []
+    else:
+        key = codes(target)[0]
+        assert changed
+        assert all(name == key or name.startswith(f"{key}.") for name in changed), changed
+
+
+@pytest.mark.parametrize("guide", ["A", "B"])
+def test_every_item_of_a_guide_has_a_row(guide):
+    heading = {"A": "## Guide 1: the region enhancer", "B": "## Guide 2: region heads with dynamic routing"}[guide]
+    items = [row[0] for row in table_rows(GUIDES, heading)]
+    assert items == [f"{guide}{number}" for number in range(1, {"A": 16, "B": 15}[guide])]
+
+
+def test_names_of_code_in_the_guides_table_exist():
+    text = GUIDES.read_text(encoding="utf-8")
+    found = re.findall(r"`((?:region_core|region_heads|spatialrgpt)\.\w+)", text)
+    assert len(found) >= 8
+    for module, _, name in (dotted.partition(".") for dotted in found):
+        assert name in dir(importlib.import_module(module)), f"{module}.{name}"
+
+
+def test_the_presets_table_lists_every_preset():
+    listed = [codes(row[0])[0] for row in table_rows(APP_README, "## Presets")]
+    assert sorted(listed) == preset_names(APPLICATION.presets_package)
+
+
+def test_the_switches_table_states_the_defaults(tmp_path):
+    config = tmp_path / "defaults.yaml"
+    config.write_text("")
+    defaults = flatten(plain_tree(resolve_settings(APPLICATION, "train", ["--config", str(config)])))
+    tiny = flatten(plain_tree(resolve_settings(APPLICATION, "train", [])))
+    words = {"on": True, "off": False}
+    for setting, default, _ in table_rows(APP_README, "## Switches"):
+        stated, _, exception = default.partition(" (`tiny`: ")
+        assert defaults[codes(setting)[0]] == words.get(stated, stated if stated in words else _number(stated))
+        if exception:
+            assert tiny[codes(setting)[0]] == words[exception.rstrip(")")]
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
+
+
+def test_the_parts_are_the_models():
+    from spatialrgpt.building import PARTS
+
+    section = APP_README.read_text(encoding="utf-8").partition("The model has six parts:")[2].partition(". ")[0]
+    assert codes(section) == list(PARTS)
+
+
+# Formats -------------------------------------------------------------------------------------------------------------
+
+
+def test_regions_of_the_formats_page_are_read():
+    from region_core import parse_region, region_to_mask
+
+    examples = [json.loads(block) for block in blocks(FORMATS, "json")]
+    (regions,) = (example for example in examples if isinstance(example, list))
+    for region in regions:
+        height, width = region["rle"]["size"] if "rle" in region else (1080, 1920)
+        assert region_to_mask(parse_region(region, where="example"), height=height, width=width).any()
+
+
+def test_answers_of_the_formats_page_are_read():
+    from region_heads import parse_label, parse_task
+
+    rows = table_rows(FORMATS, "### Answers")
+    assert len(rows) == 4
+    for task, _, examples in rows:
+        values = {parse_label(parse_task(task), json.loads(value), 3).value for value in codes(examples)}
+        assert values
+
+
+def test_keys_that_a_run_may_change_are_listed():
+    sentence = FORMATS.read_text(encoding="utf-8").partition("only\n")[2].partition(" may change")[0]
+    assert {f"training.{name.removeprefix('training.')}" for name in codes(sentence)} == HARMLESS_KEYS
+
+
+def test_loss_terms_are_listed():
+    from region_heads.losses import TASK_TERMS
+
+    listed = codes(FORMATS.read_text(encoding="utf-8").partition("`loss/TERM` (")[2].partition(")")[0])
+    assert set(listed) == {"lm", *(name for names in TASK_TERMS.values() for name in names)}
+
+
+@pytest.mark.slow
+def test_the_run_folder_is_as_described(trained):
+    documented = {name for row in table_rows(FORMATS, "## The run folder") for name in codes(row[0])}
+    documented = {name.rstrip("/").partition("/")[0] for name in documented}
+    present = {re.sub(r"^checkpoint-\d+$", "checkpoint-N", path.name) for path in trained.iterdir()}
+    assert present <= documented
+    assert documented - present <= {"bad_records.jsonl"}
+    shown = {line.split()[0] for line in blocks(README, "text")[0].splitlines()}
+    assert {re.sub(r"-\d+$", "-N", name.rstrip("/").partition("/")[0]) for name in shown} <= documented
+
+
+@pytest.mark.slow
+def test_the_lines_of_a_run_are_as_described(trained):
+    listed = {name for row in table_rows(FORMATS, "### answers.jsonl") for name in codes(row[0])}
+    assert set(json.loads((trained / "answers.jsonl").read_text().splitlines()[0])) == listed
+    text = FORMATS.read_text(encoding="utf-8").partition("### metrics.jsonl")[2].partition("### answers")[0]
+    known = set(codes(text))
+    for line in (trained / "metrics.jsonl").read_text().splitlines():
+        for key in json.loads(line):
+            family, slash, name = key.partition("/")
+            assert key in known or (slash and (family in ("lr", "eval") or (family == "loss" and name in known))), key
+
+
+# Messages and counts -------------------------------------------------------------------------------------------------
+
+
+def test_messages_of_the_troubleshooting_page_are_in_the_code():
+    sources = [path.read_text(encoding="utf-8") for path in ROOT.glob("*/*/src/**/*.py")]
+    headings = re.findall(r"^## (.*`.*)$", TROUBLE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(headings) >= 10
+    for heading in headings:
+        for message in codes(heading):
+            for piece in filter(None, (part.strip() for part in message.split("…"))):
+                assert any(piece in source for source in sources), piece
+
+
+def test_the_lines_that_the_command_line_costs():
+    text = (ROOT / "docs" / "decisions" / "0002-command-line.md").read_text(encoding="utf-8")
+    stated, names = re.search(r"About ([\d,]+) lines in five modules \(([^)]*)\)", text).groups()
+    folder = ROOT / "packages" / "region-training" / "src" / "region_training"
+    lines = sum(len((folder / f"{name}.py").read_text().splitlines()) for name in codes(names))
+    assert abs(lines / int(stated.replace(",", "")) - 1) < 0.15, lines
+
+
+@pytest.mark.parametrize("package", PUBLIC_NAMES)
+def test_names_of_the_design_are_public(package):
+    module = importlib.import_module(package)
+    for name in PUBLIC_NAMES[package]:
+        assert name in dir(module)
+        assert getattr(module, name).__name__ == name
