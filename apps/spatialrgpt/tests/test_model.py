@@ -184,7 +184,8 @@ def test_recomputing_activations_gives_the_same_gradients(toy):
     for recompute in (False, True):
         model = toy.model().train()
         if recompute:
-            model.activation_checkpointing_enable()
+            # Renamed between the oldest and the newest supported transformers.
+            (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
         assert model.region_encoder.enhancer.gradient_checkpointing is recompute
         model(**toy.batch(samples_of(toy, "mixed"))).loss.backward()
         gradients.append({key: parameter.grad for key, parameter in model.named_parameters()})

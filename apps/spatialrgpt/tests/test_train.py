@@ -65,9 +65,7 @@ def test_heads_are_frozen_unless_they_are_tuned(settings, toy, caplog):
 
     def frozen(already=(), **changes):
         training = TrainingSettings(frozen_parts=list(already))
-        return training_of(
-            dataclasses.replace(settings, model=toy.settings(**changes), training=training)
-        ).frozen_parts
+        return training_of(dataclasses.replace(settings, model=toy.settings(**changes), training=training)).frozen_parts
 
     with caplog.at_level(logging.WARNING):
         assert frozen(enable_region_heads=True, tune_region_heads=False) == ["region_heads"]

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.image_processing_base import ImageProcessingMixin
 
 from spatialrgpt.config import BackboneSettings, ModelSettings
 from spatialrgpt.configuration import DEPTH_TOKEN, IMAGE_TOKEN, MASK_TOKEN, SpatialRGPTConfig
@@ -75,6 +76,7 @@ def build_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) ->
         "enable_region_heads",
         "lm_loss_weight",
     )
+    mean, std = (base.image_mean, base.image_std) if base is not None else _normalisation(settings)
     ids = tokenizer.get_vocab()
     return SpatialRGPTConfig(
         vision_config=_part_config(settings.vision, "siglip_vision_model") if base is None else base.vision,
@@ -82,6 +84,8 @@ def build_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) ->
         image_token_id=ids[IMAGE_TOKEN],
         mask_token_id=ids[MASK_TOKEN],
         depth_token_id=ids[DEPTH_TOKEN],
+        image_mean=mean,
+        image_std=std,
         region_enhancer_cfg=asdict(settings.region_enhancer_cfg),
         region_heads_cfg=asdict(settings.region_heads_cfg),
         **{name: vars(settings)[name] for name in same_names},
@@ -111,6 +115,20 @@ def build_model(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> 
             text.resize_token_embeddings(model.config.text.vocab_size)
             model.language_model.load_state_dict(text.state_dict())
     return model
+
+
+def _normalisation(settings: ModelSettings) -> tuple[list[float] | None, list[float] | None]:
+    """Mean and standard deviation that the tower was trained with, where the settings do not name them."""
+    if settings.vision.pretrained is None or (settings.image_mean is not None and settings.image_std is not None):
+        return settings.image_mean, settings.image_std
+    try:
+        values, _ = ImageProcessingMixin.get_image_processor_dict(settings.vision.pretrained)
+    except OSError as error:
+        raise ValueError(
+            f"{settings.vision.pretrained}: no preprocessor_config.json that tells how the tower's images were "
+            "normalised; set model.image_mean and model.image_std"
+        ) from error
+    return settings.image_mean or values["image_mean"], settings.image_std or values["image_std"]
 
 
 def _part_config(settings: BackboneSettings, default_type: str) -> PreTrainedConfig:

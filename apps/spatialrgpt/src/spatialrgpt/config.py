@@ -39,6 +39,8 @@ class ModelSettings:
         tokenizer: Folder or hub name; by default the language model's, or one made from the training texts.
         vocabulary_size: Size of a tokenizer made from the training texts.
         vision_feature_layer: Which hidden state of the tower is used.
+        image_mean: Mean per channel of images in [0, 1]; by default the pretrained tower's own, else 0.5.
+        image_std: Standard deviation per channel; by default the pretrained tower's own, else 0.5.
         refinement_stages: Number of 2x upsampling steps before regions are pooled.
         refine_depth: Give depth maps a refinement of their own.
         region_geometry: Tell the model each region's place, size and depth.
@@ -59,6 +61,8 @@ class ModelSettings:
     tokenizer: str | None = None
     vocabulary_size: int = 512
     vision_feature_layer: int = -2
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
     refinement_stages: int = 2
     refine_depth: bool = False
     region_geometry: bool = True

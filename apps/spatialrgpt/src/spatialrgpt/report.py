@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from region_heads.labels import SIDES, Label, RegionPrediction
 from region_heads.metrics import RegionMetrics
@@ -38,8 +39,8 @@ def finish_run(run: RunFolder, settings: Settings, evaluation: Evaluation, datas
         title=f"SpatialRGPT ({run.path.name})",
         summary="Answers questions about regions of an image: distances in metres, sides, choices and counts.",
         load=LOADING,
-        data=f"Trained on `{settings.data.train_split}` of `{settings.data.root}` and evaluated on `{dataset.split}` of "
-        f"`{dataset.root}`, both in the warehouse format.",
+        data=f"Trained on `{settings.data.train_split}` of `{settings.data.root}` and evaluated on "
+        f"`{dataset.split}` of `{dataset.root}`, both in the warehouse format.",
         scores=table,
         config=run.read_config(),
         command="spatialrgpt train --config config.yaml",
@@ -97,7 +98,7 @@ def read_evaluation(run: RunFolder) -> Evaluation:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not there; `spatialrgpt evaluate {run.path}` makes it")
     records = [_answered(json.loads(line)) for line in path.read_text().splitlines()]
-    scores = run.read_results().get("scores", {})
+    scores = cast("dict[str, dict[str, float]]", run.read_results().get("scores", {}))
     own = ("heads", "text")
     return Evaluation(records, {name: values for name, values in scores.items() if name not in own})
 

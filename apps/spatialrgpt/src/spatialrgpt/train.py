@@ -4,6 +4,7 @@ import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from region_heads.sampling import TaskBalancedSampler
 from region_training.bad_records import BadRecordPolicy
@@ -21,6 +22,7 @@ from spatialrgpt.collate import RegionDataCollator
 from spatialrgpt.config import DataSettings, Settings
 from spatialrgpt.data import RegionDataset, read_texts
 from spatialrgpt.evaluate import Evaluation, evaluate
+from spatialrgpt.model import SpatialRGPTForConditionalGeneration
 from spatialrgpt.processing import SpatialRGPTProcessor
 from spatialrgpt.report import finish_run
 from spatialrgpt.synthetic import write_world
@@ -47,6 +49,7 @@ def train(settings: Settings) -> None:
     evaluations: dict[int, Evaluation] = {}
 
     def evaluate_now(model: PreTrainedModel, step: int) -> dict[str, float]:
+        model = cast(SpatialRGPTForConditionalGeneration, model)
         evaluation = evaluate(model, held_out, settings.evaluation, train_dataset=train_data, ranks=ranks)
         evaluations[step] = evaluation
         return evaluation.scores["heads" if evaluation.heads is not None else "text"]
