@@ -39,8 +39,8 @@ def _empty_rle(root: Path, record: dict) -> None:
     record["rle"][0] = encode_rle(np.zeros((height, width), dtype=bool))
 
 
-def _drop_region(root: Path, record: dict) -> None:
-    record["rle"] = record["rle"][:-1]
+def _mention_another(root: Path, record: dict) -> None:
+    record["conversations"][0]["value"] += " And <mask>?"
 
 
 def _leave(root: Path, record: dict) -> None:
@@ -51,10 +51,10 @@ def _leave(root: Path, record: dict) -> None:
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "missing image": (_lose_image, "nowhere.png"),
     "cut-off image": (_cut_image, "damaged picture"),
-    "corrupt image": (_spoil_image, "damaged picture"),
-    "RLE of the wrong size": (_shrink_rle, "(4, 5)"),
+    "corrupt image": (_spoil_image, "got no picture"),
+    "RLE of the wrong size": (_shrink_rle, "[4, 5]"),
     "empty mask": (_empty_rle, "the mask is empty"),
-    "mask and token counts differ": (_drop_region, "'<mask>' in the text, expected"),
+    "mask and token counts differ": (_mention_another, "'<mask>' in the text, expected"),
     "path out of the folder": (_leave, "leads out of"),
 }
 
@@ -100,6 +100,7 @@ def test_each_kind_of_bad_record_stops_training_with_one_message(small, tmp_path
         assert "train.json, record" in message, kind
         assert "(id 'train-" in message, kind
         assert says in message, (kind, message)
+        assert message.count("(id 'train-") == 1, (kind, message)
         assert "Traceback" not in output, (kind, output)
 
 
@@ -171,5 +172,7 @@ def test_a_malicious_model_folder_is_refused(trained, tmp_path, capsys):
     image = next((trained / "samples").glob("*.png"))
     words = ["predict", str(folder), "--image", str(image), "--question", "What is this?", "--device", "cpu"]
     assert main(words) == 1
-    assert "pytorch_model.bin" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "model.safetensors" in error
+    assert "Traceback" not in error
     assert not canary.exists()

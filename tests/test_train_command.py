@@ -44,7 +44,9 @@ def test_every_loss_and_rate_is_logged_under_its_name(trained):
     seen = {key for line in training for key in line}
     assert {"loss/lm", *(f"loss/{task}" for task in TASKS)} <= seen
     for line in training:
-        assert {"loss/lm", "grad_norm", "time/step_s", "memory/peak_gib", *(f"lr/{part}" for part in PARTS)} <= set(line)
+        assert {"loss/lm", "grad_norm", "time/step_s", "memory/peak_gib", *(f"lr/{part}" for part in PARTS)} <= set(
+            line
+        )
         assert line["loss/lm"] > 0
         assert line["skipped_steps"] == 0
     evaluated = [line for line in _lines(trained) if "eval/score" in line]

@@ -17,12 +17,12 @@ def _damage(world, root):
     records[0]["image"] = "nowhere.png"
     records[1]["rle"][0] = encode_rle(np.ones((3, 4), dtype=bool))
     records[2]["rle"][0] = encode_rle(np.zeros((height, width), dtype=bool))
-    records[3]["rle"] = records[3]["rle"][:-1]
+    records[3]["conversations"][0]["value"] += " And <mask>?"
     (root / "val" / "images" / "corrupt.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     records[4]["image"] = "corrupt.png"
     shutil.copy(root / "val" / "depths" / "000000_depth.png", root / "val" / "depths" / "corrupt_depth.png")
     (root / "val.json").write_text(json.dumps(records))
-    return {0: "nowhere.png", 1: "(3, 4)", 2: "the mask is empty", 3: "'<mask>' in the text", 4: "damaged picture"}
+    return {0: "nowhere.png", 1: "[3, 4]", 2: "the mask is empty", 3: "'<mask>' in the text", 4: "damaged picture"}
 
 
 def test_a_sound_split_is_summed_up(world, capsys):

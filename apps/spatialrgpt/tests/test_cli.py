@@ -87,7 +87,7 @@ def test_help_and_mistakes_import_nothing_heavy(words, code):
         (["--data.on_error", "ignore"], "data.on_error is 'ignore' (from --data.on_error), expected raise | skip"),
         (["--training.zero_stage", "4"], "training.zero_stage is '4'"),
         (["--region_heads_cfg", '{"conting": {}}'], "unknown setting 'model.region_heads_cfg.conting'"),
-        (["--region_heads_cfg", "off"], "--region_heads_cfg: got str, expected a mapping"),
+        (["--region_heads_cfg", "few"], "--region_heads_cfg: got str, expected a mapping"),
         (["--region_heads_cfg", '{"counting": {"dropout": 2}}'], "dropout must lie in [0, 1), got 2"),
         (["--region_enhancer_cfg", '{"activation": "tanh"}'], "expected one of gelu, relu, silu, got 'tanh'"),
         (["--preset", "big"], "no preset 'big'"),

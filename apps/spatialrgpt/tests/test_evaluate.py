@@ -5,6 +5,7 @@ import json
 import pytest
 from region_heads.labels import Label, RegionPrediction
 from region_heads.tasks import TaskType
+from region_training.ranks import Ranks
 from region_training.run_folder import RunFolder
 from spatialrgpt.cli import main
 from spatialrgpt.config import DataSettings, EvaluationSettings, Settings
@@ -79,10 +80,10 @@ def test_without_heads_and_without_text_there_is_no_score():
     assert evaluation.scores == {"majority / mean": {"score": 0.3}}
 
 
-class _TwoRanks:
-    """Stands for the ranks: what this one gathers is joined with what the other one had."""
+class _TwoRanks(Ranks):
+    """Stands for two ranks: what this one gathers is joined with what the other one had."""
 
-    def __init__(self, rank, shares):
+    def __init__(self, rank, shares):  # without a process group
         self.rank, self.world_size, self._shares = rank, 2, shares
 
     def gather(self, own):

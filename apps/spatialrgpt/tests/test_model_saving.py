@@ -90,7 +90,8 @@ def test_every_weight_comes_back(toy, tmp_path, text):
 
 def test_the_auto_classes_know_it(model, tmp_path):
     model.save_pretrained(tmp_path)
-    assert AutoConfig.from_pretrained(tmp_path).to_dict() == model.config.to_dict()
+    loaded = AutoConfig.from_pretrained(tmp_path).to_dict()
+    assert loaded == model.config.to_dict() | {"_name_or_path": str(tmp_path)}
     assert isinstance(AutoModelForCausalLM.from_pretrained(tmp_path), SpatialRGPTForConditionalGeneration)
 
 

@@ -49,7 +49,7 @@ def test_it_prints_text_and_head_and_writes_a_picture(folder, tmp_path, capsys, 
 def test_regions_may_come_from_a_file_in_any_form(folder, tmp_path, capsys):
     mask = np.zeros((24, 32), dtype=bool)
     mask[3:9, 4:12] = True
-    regions = [{"rle": encode_rle(mask)}, {"polygon": [[0.5, 0.2, 0.9, 0.2, 0.7, 0.8]]}]
+    regions = [{"rle": encode_rle(mask)}, {"polygon": [0.5, 0.2, 0.9, 0.2, 0.7, 0.8]}]
     (tmp_path / "regions.json").write_text(json.dumps(regions))
     assert _predict(folder, tmp_path, "--question", QUESTION, "--regions", str(tmp_path / "regions.json")) == 0
     assert "head: " in capsys.readouterr().out
@@ -69,6 +69,7 @@ def test_a_question_of_no_kind_has_no_typed_answer(folder, tmp_path, capsys):
         (["--question", QUESTION, "--regions", '{"box": [0, 0, 1, 1]}'], "--regions: expected a JSON list"),
         (["--question", QUESTION, "--regions", "nowhere.json"], "nowhere.json"),
         (["--question", QUESTION, "--regions", '[{"box": [0, 0, 1]}, {}]'], "--regions, region 0"),
+        (["--question", "What is <mask>?", "--regions", '[{"box": [0.5, 0.5, 0.5, 0.5]}]'], "region 0"),
         (["--question", QUESTION, "--image", "nowhere.png"], "nowhere.png"),
         (["--question", QUESTION, "--depth", "nowhere.png"], "nowhere.png"),
     ],

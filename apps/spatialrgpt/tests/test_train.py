@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from pathlib import Path
 
 import pytest
 from region_heads.sampling import TaskBalancedSampler
@@ -19,7 +20,7 @@ def settings(toy, world, tmp_path) -> Settings:
 
 
 def _job(settings, toy):
-    data = RegionDataset(settings.data.root, settings.data.train_split, toy.processor())
+    data = RegionDataset(Path(settings.data.root), settings.data.train_split, toy.processor())
     return make_job(settings, RunFolder(settings.run), toy.processor(), data)
 
 

@@ -2,7 +2,14 @@ import math
 
 import pytest
 import torch
-from region_core import GEOMETRY_DIM, GEOMETRY_NAMES, box_to_mask, masks_to_grid, region_geometry
+from region_core import (
+    GEOMETRY_DIM,
+    GEOMETRY_NAMES,
+    GeometryEmbedding,
+    box_to_mask,
+    masks_to_grid,
+    region_geometry,
+)
 
 # contract
 
@@ -105,3 +112,25 @@ def test_one_tiny_weight_in_half_precision_is_finite():  # T43
     assert geometry.isfinite().all()
     assert geometry[0, :2].tolist() == pytest.approx([4.5 / 27, 3.5 / 27])
     assert geometry[0, 5].item() == pytest.approx(1.0)
+
+
+def test_the_embedding_tells_near_places_apart_and_has_the_size_of_a_normalised_feature():  # T22
+    torch.manual_seed(0)
+    embedding = GeometryEmbedding(64)
+    places = torch.zeros(3, GEOMETRY_DIM)
+    places[1, 0] = 1 / 32
+    places[2, 0] = 0.9
+    vectors = embedding(places)
+    assert vectors.shape == (3, 64)
+    torch.testing.assert_close(vectors.square().mean(1), torch.ones(3), rtol=1e-2, atol=0)
+    near, far = (vectors[0] - vectors[1]).norm(), (vectors[0] - vectors[2]).norm()
+    assert 0.1 < near < far
+    assert embedding(places[:0]).shape == (0, 64)
+
+
+def test_the_embedding_keeps_nothing_but_parameters_and_takes_half_precision():
+    embedding = GeometryEmbedding(8)
+    assert not list(embedding.buffers())
+    half = embedding.bfloat16()(torch.rand(2, GEOMETRY_DIM))
+    assert half.dtype == torch.bfloat16
+    assert half.isfinite().all()

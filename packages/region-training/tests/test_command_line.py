@@ -242,6 +242,33 @@ def test_a_local_rank_in_the_environment_wins(toy, monkeypatch):
     assert os.environ["LOCAL_RANK"] == "1"
 
 
+def test_a_section_takes_a_mapping_that_is_laid_over_it(toy):
+    for words in (["--model.heads", "{hidden: 16}"], ['--model.heads={"hidden": 16}']):
+        assert train(toy, *words).model.heads == Heads(16)
+    before, after = train(toy), train(toy, "--model", "{kind: deformable, heads: null}", "--training", "{seed: 3}")
+    assert after.model.heads is None
+    assert after.model.kind == "deformable"
+    assert after.model.sizes == before.model.sizes
+    assert after.training.seed == 3
+    assert after.training.micro_batch_size == before.training.micro_batch_size
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--training", "{sed: 3}"], "--training: unknown setting 'training.sed' (did you mean 'training.seed'?)"),
+        (["--training", "3"], "--training: got int, expected a mapping of setting names"),
+        (["--training", "null"], "--training: training is 'null', expected a section with the keys seed"),
+        (["--training", "{seed: many}"], "training.seed is 'many' (from --training), expected int"),
+        (["--trainig", "{seed: 3}"], "(did you mean '--training'?)"),
+    ],
+)
+def test_a_section_that_is_wrong_is_named(toy, words, message):
+    with pytest.raises(ConfigError) as caught:
+        train(toy, *words)
+    assert message in str(caught.value)
+
+
 def test_positionals_and_options_mix(toy, calls):
     assert main(toy, ["evaluate", "--split", "test", "runs/a", "x.png", "y.png"]) == 0
     assert calls == [EvaluateSettings("runs/a", ["x.png", "y.png"], "test")]

@@ -2,7 +2,7 @@ import json
 
 import pytest
 from region_training.bad_records import BadRecordPolicy
-from region_training.safe_dataset import SafeDataset, TooManyBadRecordsError, count_bad_records
+from region_training.safe_dataset import BadRecordError, SafeDataset, TooManyBadRecordsError, count_bad_records
 from region_training.settings import ConfigError
 from torch.utils.data import DataLoader, Dataset
 
@@ -36,6 +36,24 @@ def test_by_default_a_bad_record_stops_and_is_named(error):  # T17
     assert [data[0], data[1], data[3]] == [0, 1, 3]
     with pytest.raises(ValueError, match=r"record train\.json record 2: depth map 2 is damaged"):
         data[2]
+
+
+def test_a_message_that_names_its_record_is_left_alone():
+    class Named(Numbers):
+        def __getitem__(self, index):
+            raise ValueError(f"train.json record {index}, key 'image': no such file")
+
+    data = SafeDataset(Named(4), BadRecordPolicy(), name_of=lambda index: f"train.json record {index}")
+    with pytest.raises(BadRecordError) as caught:
+        data[2]
+    assert str(caught.value) == "train.json record 2, key 'image': no such file"
+
+
+def test_the_message_is_the_same_from_a_loading_process():
+    data = SafeDataset(Numbers(4, [2]), BadRecordPolicy())
+    with pytest.raises(BadRecordError) as caught:
+        list(DataLoader(data, num_workers=1))
+    assert str(caught.value) == "record 2: depth map 2 is damaged"
 
 
 def test_skip_puts_the_next_readable_record_in_its_place(tmp_path):  # T17

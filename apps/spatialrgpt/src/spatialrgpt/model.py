@@ -91,9 +91,12 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
     ):
         """Load a saved model; a missing, unexpected or misshapen weight is an error, never a random number.
 
+        Only safetensors are read: what else a folder may hold are pickles.
+
         Raises:
             ValueError: The weights do not match the configuration; the message lists them.
         """
+        kwargs.setdefault("use_safetensors", True)
         opened = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         # With output_loading_info it returns a pair, which its annotation does not say.
         model, info = cast("tuple[SpatialRGPTForConditionalGeneration, dict[str, set]]", opened)

@@ -31,13 +31,14 @@ def draw_regions(
         highlighted: Regions with a thick outline: the ones an answer is about.
     """
     height, width = image.shape[:2]
-    lines = "\n".join(fill(line, 58) for line in title.splitlines())
+    lines = "\n".join(fill(_printable(line), 58) for line in title.split("\n"))
     figure = Figure(figsize=(5.5, 5.5 * height / width + 0.2 * (lines.count("\n") + 1)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.imshow(image)
     axes.set_axis_off()
-    axes.set_title(lines, fontsize=10, loc="left")
+    # A dollar sign in what somebody wrote or a model said opens no formula.
+    axes.set_title(lines, fontsize=10, loc="left", parse_math=False)
     for index, mask in enumerate(masks):
         colour = COLOURS[index % len(COLOURS)]
         overlay = np.zeros((height, width, 4))
@@ -64,6 +65,11 @@ def number_mentions(question: str) -> str:
     """The question as a reader of the picture wants it: region numbers in place of the placeholders."""
     pieces = question.replace(IMAGE_TOKEN, "").strip().split(MASK_TOKEN)
     return pieces[0] + "".join(f"[{number}]{piece}" for number, piece in enumerate(pieces[1:]))
+
+
+def _printable(line: str) -> str:
+    """The line with a mark for each control character, which an untrained model may well say."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
 
 
 def save(figure: Figure, path: Path) -> Path:

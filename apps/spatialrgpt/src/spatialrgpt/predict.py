@@ -99,6 +99,9 @@ def predict(settings: PredictSettings) -> None:
         region_to_mask(parse_region(region, where=f"--regions, region {index}"), height=height, width=width)
         for index, region in enumerate(read_regions(settings.regions))
     ]
+    for index, mask in enumerate(regions):
+        if not mask.any():
+            raise ValueError(f"--regions, region {index}: the mask is empty")
     masks = np.stack(regions) if regions else np.zeros((0, height, width), dtype=bool)
     answer = answer_question(model, processor, frame, masks, settings.question, max_new_tokens=settings.max_new_tokens)
     typed = (

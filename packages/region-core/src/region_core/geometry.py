@@ -77,7 +77,7 @@ class GeometryEmbedding(nn.Module):
         scales = math.pi * 2.0 ** torch.arange(self.num_frequencies, device=geometry.device)
         angles = (geometry.float()[..., None] * scales).flatten(-2)
         features = torch.cat([geometry.float(), angles.sin(), angles.cos()], dim=-1)
-        return self.layers(features.to(self.layers[0].weight.dtype))
+        return self.layers(features.to(self.layers[0].get_parameter("weight").dtype))
 
 
 def _cell_centres(size: int, device: torch.device) -> Float32[Tensor, " {size}"]:

@@ -138,7 +138,7 @@ def _read_setting(name: str, given: str | None, remaining: list[str], grammar: G
     append = name.endswith("+")
     key = _known_key(name.removeprefix("--").removesuffix("+"), grammar)
     if key is None:
-        known = [f"--{option}" for option in grammar.options]
+        known = [f"--{option}" for option in (*grammar.options, *grammar.sections)]
         known += ["--preset", "--config"] if grammar.takes_presets else []
         raise ConfigError(f"unknown option {name!r}{did_you_mean(name, known)}")
     option = grammar.options.get(key)

@@ -10,7 +10,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -95,7 +95,7 @@ def merge_layer(
     Raises:
         ConfigError: The layer has a key that no dataclass declares, or a section that is not a mapping.
     """
-    known = options_of(settings)
+    known = [*options_of(settings), *section_keys(settings)]
     _merge(settings, tree, layer, "", source, sources, known)
 
 
@@ -279,7 +279,7 @@ def _merge(
     prefix: str,
     source: str,
     sources: dict[str, str],
-    known: Mapping[str, Option],
+    known: Collection[str],
 ) -> None:
     hints = typing.get_type_hints(settings)
     fields = {field.name for field in _fields(settings)}

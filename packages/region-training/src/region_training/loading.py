@@ -1,6 +1,6 @@
 """Opening a saved model without surprises: what is not in the folder is an error, not a fresh random tensor."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar, cast
@@ -51,7 +51,7 @@ def load_pretrained(model_class: type[Model], path: str | Path, *, allow_missing
 
 
 @contextmanager
-def whole_weights() -> Iterator[None]:
+def whole_weights() -> Generator[None]:
     """Open pretrained parts whole where ZeRO-3 would partition them at load.
 
     The engine partitions the composed model later, so each rank holds it whole in main memory once.

@@ -83,7 +83,7 @@ class SafeDataset(Dataset, Generic[Sample]):
         """The sample at `index`, or, by the policy `skip`, of the next record that can be read.
 
         Raises:
-            ValueError: The record is bad and the policy is `raise`, or too many are.
+            BadRecordError: The record is bad and the policy is `raise`, or too many are.
         """
         length = len(self.dataset)
         if not -length <= index < length:
@@ -94,12 +94,13 @@ class SafeDataset(Dataset, Generic[Sample]):
                 return self.dataset[position]
             except (ValueError, OSError) as error:
                 if self.policy.on_error == "raise" or self.counted_in is None:
-                    raise ValueError(f"record {self.name_of(position)}: {error}") from error
+                    name, text = self.name_of(position), str(error)
+                    raise BadRecordError(text if text.startswith(name) else f"record {name}: {text}") from error
                 self._note(position, error, self.counted_in)
             except Exception as error:
                 error.add_note(f"while reading record {self.name_of(position)}")
                 raise
-        raise ValueError(f"none of the {length} records can be read; see {str(self.counted_in)!r}")
+        raise BadRecordError(f"none of the {length} records can be read; see {str(self.counted_in)!r}")
 
     def _note(self, position: int, error: Exception, counted_in: Path) -> None:
         """Write the bad record down once and stop when there are too many."""
@@ -124,7 +125,19 @@ class SafeDataset(Dataset, Generic[Sample]):
             )
 
 
-class TooManyBadRecordsError(ValueError):
+class BadRecordError(ValueError):
+    """A record cannot be read; the message names it.
+
+    Args:
+        message: What is wrong. Torch's loading processes hand an error over as the text of its traceback; of that only
+            the end, the message itself, is kept.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].rstrip("\n"))
+
+
+class TooManyBadRecordsError(BadRecordError):
     """More records are bad than the policy allows."""
 
 
