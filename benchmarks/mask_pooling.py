@@ -93,9 +93,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.quick:
         options.dim, options.grids, options.masks, options.mask_size, options.repeats = 8, (4,), (1, 3), 16, 1
     watch = Stopwatch(options.device, options.threads)
-    print(
-        f"{watch.describe()}; {options.dtype}, {options.dim} wide, {NUM_IMAGES} images with masks of {options.mask_size}²"
-    )
+    print(f"{watch.describe()}; {options.dtype}, {options.dim} wide, {NUM_IMAGES} images, {options.mask_size}² masks")
     print()
     print(
         "| grid | masks per image | MaskPooling ms | mask_pool ms | ratio | on the grid ms | ratio | masks_to_grid ms |"

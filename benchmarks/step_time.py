@@ -15,13 +15,14 @@ import argparse
 import statistics
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import cast
 
 import torch
+from region_training.batches import mean_counts
 from region_training.run_folder import RunFolder
 from region_training.trainer import Movable
 from spatialrgpt.config import Settings, SyntheticSettings
@@ -109,22 +110,19 @@ def measure(settings: Settings, options: argparse.Namespace, watch: Stopwatch) -
     times = PartTimes(watch)
     follow_parts(model, times)
     print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} million parameters")
-    order = iter(list(job.sampler or range(len(data))) * (options.steps + 2))
+    rows = cycle(job.sampler or range(len(data)))
+
+    def read_batch() -> dict:
+        return job.collate([job.train_dataset[row] for row in islice(rows, settings.training.micro_batch_size)])
+
     steps = []
     for _ in range(options.steps + 2):
         times.seconds.clear()
         begin = watch.seconds()
-        train_step(
-            model, optimizer, times, lambda: job.collate([job.train_dataset[i] for i in next_rows(order, settings)])
-        )
+        train_step(model, optimizer, times, read_batch)
         times.seconds["whole step"] = watch.seconds() - begin
         steps.append(dict(times.seconds))
-    return steps[2:]
-
-
-def next_rows(order: Iterator[int], settings: Settings) -> list[int]:
-    """Indices of the next micro-batch."""
-    return list(islice(order, settings.training.micro_batch_size))
+    return steps[2:]  # without the first ones, which allocate
 
 
 def train_step(
@@ -134,6 +132,7 @@ def train_step(
     device = next(model.parameters()).device
     times.begin()
     batch = {name: value for name, value in read_batch().items() if name not in NOTES}
+    batch["loss_counts"] = mean_counts([batch["loss_counts"]], 1)
     times.end("data")
     times.begin()
     batch = {name: to_device(value, device) for name, value in batch.items()}

@@ -1,4 +1,4 @@
-"""Records and files that are not what they should be, through the real command: one clear message, or a counted skip."""
+"""Records and files that are not what they should be, through the real command: a clear message or a counted skip."""
 
 import json
 import os

@@ -37,11 +37,12 @@ def runs(small, tmp_path_factory) -> dict[str, Path]:
     """A run of two ranks by each launcher."""
     folder = tmp_path_factory.mktemp("launched")
     clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    # PATH: DeepSpeed's launcher looks there for a compiler's helpers; DS_ACCELERATOR: a machine with a GPU picks CUDA.
+    # Else DeepSpeed picks CUDA where there is a GPU; one thread, since two ranks share what cores there are.
     environment = {**clean, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     for name, launch in _launchers().items():
         done = subprocess.run(
-            [*launch, *small.train(folder / name, *SHORT)],
+            # torchrun takes `--run` for its own `--run-path`, wherever it stands; the guide's name has no such twin.
+            [*launch, *("--output_dir" if word == "--run" else word for word in small.train(folder / name, *SHORT))],
             cwd=folder,
             env=environment,
             capture_output=True,

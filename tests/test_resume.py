@@ -121,7 +121,7 @@ class _Canary:
 
 @pytest.mark.slow
 def test_a_checkpoint_from_a_stranger_is_never_opened(killed, small, tmp_path):
-    """DeepSpeed's files are pickles, which run what stands in them: only files that the manifest vouches for are read."""
+    """DeepSpeed's files are pickles, which run what stands in them: only what the manifest vouches for is read."""
     run, canary = tmp_path / "run", tmp_path / "canary"
     shutil.copytree(killed, run)
     victims = sorted((run / "checkpoint-2").rglob("*.pt"))

@@ -1,5 +1,7 @@
 """Models and processors from settings: new, from pretrained parts saved at toy size, from a checkpoint."""
 
+import json
+
 import pytest
 import torch
 from spatialrgpt.building import PARTS, build_config, build_model, build_processor
@@ -16,12 +18,14 @@ from transformers import (
 
 SIGLIP_TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 WORDS = {"[UNK]": 0, "</s>": 1, "how": 2, "far": 3, "<user>": 4, "<assistant>": 5}
+NORMALISATION = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} {% endfor %}"
 
 
 def save_tower(folder, vision: dict, *, whole: bool) -> dict[str, torch.Tensor]:
     """Save a SigLIP, whole or its vision half alone; return the weights of the vision half."""
     torch.manual_seed(5)
+    (folder / "preprocessor_config.json").write_text(json.dumps(NORMALISATION))
     if not whole:
         model = AutoModel.from_config(AutoConfig.for_model(**vision))
         model.save_pretrained(folder)
@@ -64,6 +68,18 @@ def test_a_pretrained_tower_keeps_its_weights(toy, tmp_path, whole):
     for key, value in expected.items():
         assert torch.equal(found[key], value), key
     assert model(**toy.batch([toy.sample((0,))])).loss.isfinite()
+
+
+def test_pictures_are_normalised_as_the_pretrained_tower_knows_them(toy, tmp_path):
+    save_tower(tmp_path, dict(toy.vision), whole=False)
+    vision = BackboneSettings(pretrained=str(tmp_path))
+    config = build_config(toy.settings(vision=vision), toy.tokenizer)
+    assert {"image_mean": config.image_mean, "image_std": config.image_std} == NORMALISATION
+    own = build_config(toy.settings(vision=vision, image_mean=[0.0, 0.0, 0.0]), toy.tokenizer)
+    assert (own.image_mean, own.image_std) == ([0.0, 0.0, 0.0], NORMALISATION["image_std"])
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match=r"no preprocessor_config.json .*set model.image_mean and model.image_std"):
+        build_config(toy.settings(vision=vision), toy.tokenizer)
 
 
 def test_a_pretrained_language_model_keeps_its_weights_and_gets_the_placeholders(toy, tmp_path):

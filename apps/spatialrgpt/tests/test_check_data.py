@@ -22,7 +22,7 @@ def _damage(world, root):
     records[4]["image"] = "corrupt.png"
     shutil.copy(root / "val" / "depths" / "000000_depth.png", root / "val" / "depths" / "corrupt_depth.png")
     (root / "val.json").write_text(json.dumps(records))
-    return {0: "nowhere.png", 1: "[3, 4]", 2: "the mask is empty", 3: "'<mask>' in the text", 4: "damaged picture"}
+    return {0: "nowhere.png", 1: "[3, 4]", 2: "the mask is empty", 3: "'<mask>' in the text", 4: "got no picture"}
 
 
 def test_a_sound_split_is_summed_up(world, capsys):

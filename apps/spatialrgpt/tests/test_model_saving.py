@@ -125,6 +125,21 @@ def test_a_weight_that_belongs_nowhere_is_an_error_that_names_it(model, tmp_path
         SpatialRGPTForConditionalGeneration.from_pretrained(tmp_path)
 
 
+def test_a_pickle_is_not_opened(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        SpatialRGPTForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_a_weight_of_another_shape_is_an_error_that_names_it(model, tmp_path):  # T35
+    model.save_pretrained(tmp_path)
+    change_weights(tmp_path, lambda weights: weights.update({"projector.layers.0.weight": torch.zeros(3)}))
+    with pytest.raises(ValueError, match=r"projector\.layers\.0\.weight"):
+        SpatialRGPTForConditionalGeneration.from_pretrained(tmp_path)
+
+
 def test_the_report_of_loading_can_be_asked_for(model, tmp_path):
     model.save_pretrained(tmp_path)
     loaded, info = SpatialRGPTForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)

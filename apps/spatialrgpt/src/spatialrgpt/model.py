@@ -97,7 +97,9 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
             ValueError: The weights do not match the configuration; the message lists them.
         """
         kwargs.setdefault("use_safetensors", True)
-        opened = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        # Misshapen weights are "ignored" into the report, so that the error below can name them.
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        opened = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         # With output_loading_info it returns a pair, which its annotation does not say.
         model, info = cast("tuple[SpatialRGPTForConditionalGeneration, dict[str, set]]", opened)
         problems = {kind: sorted(map(str, info[kind])) for kind in info if info[kind]}
