@@ -94,27 +94,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 
 @pytest.fixture(scope="session")
-def alone() -> Callable[..., object]:
-    """Call a function in a process of its own that nobody launched, as a user's single process is."""
-    from region_training.testing import run_ranks
-
-    def call(function: Callable[..., object], folder: Path, *args: object, timeout_s: float = 120.0) -> object:
-        def unlaunched(rank: int) -> object:
-            import torch.distributed as dist
-
-            dist.destroy_process_group()
-            for name in LAUNCHER:
-                os.environ.pop(name, None)
-            return function(*args)
-
-        return run_ranks(unlaunched, 1, folder, timeout_s=timeout_s)[0]
-
-    return call
-
-
-@pytest.fixture(scope="session")
-def spatialrgpt_command(alone) -> Callable[[Sequence[str], Path], tuple[int, str]]:
-    """Run the real `main` in a process of its own: exit code, and everything it wrote."""
+def spatialrgpt_command() -> Callable[[Sequence[str], Path], tuple[int, str]]:
+    """Run the real `main` in a process of its own that nobody launched: exit code, and everything it wrote."""
     from region_training.testing import start_ranks
 
     def call(words: Sequence[str], folder: Path) -> tuple[int, str]:

@@ -162,6 +162,7 @@ def test_a_malicious_weight_file_is_refused(tmp_path, name):
     assert not canary.exists()
 
 
+@pytest.mark.slow
 def test_a_malicious_model_folder_is_refused(trained, tmp_path, capsys):
     from spatialrgpt.cli import main
 

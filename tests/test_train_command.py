@@ -3,8 +3,11 @@
 import json
 import re
 
+import pytest
 import yaml
 from spatialrgpt.config import Settings
+
+pytestmark = pytest.mark.slow
 
 TASKS = ("distance", "left_right", "multiple_choice", "counting")
 PARTS = ("vision_tower", "projector", "region_extractor", "region_enhancer", "language_model", "region_heads")

@@ -150,6 +150,8 @@ def _log(run):
 def test_losses_and_gradient_norms_equal_one_process(runs, name):
     one, two = _log(runs["1-2"]), _log(runs[name])
     assert len(one) == len(two) == len(STEPS)
+    # Zeros would be equal as well.
+    assert all(line["grad_norm"] > 0.01 for line in one)
     for line, other in zip(one, two, strict=True):
         losses = {key for key in line if key.startswith("loss/")}
         assert losses == {key for key in other if key.startswith("loss/")}

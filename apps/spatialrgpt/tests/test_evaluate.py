@@ -115,6 +115,7 @@ def run(world, toy, model, tmp_path) -> RunFolder:
     return run
 
 
+@pytest.mark.slow
 def test_the_command_writes_scores_answers_pictures_and_report(run, evaluation, capsys):
     words = ["--max_records", "8", "--generate_records", "4", "--batch_size", "4", "--device", "cpu"]
     assert main(["evaluate", str(run.path), *words]) == 0

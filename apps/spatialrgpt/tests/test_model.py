@@ -91,6 +91,40 @@ def test_gradients_reach_what_a_region_is_made_of(toy):
         assert max(moved) > 0, part
 
 
+@torch.no_grad()
+def test_the_heads_read_the_states_of_regions_and_of_the_words_of_the_question(toy):  # T18, T19
+    model = toy.model()
+    samples, seen = samples_of(toy, "mixed"), {}
+
+    def note_states(module, args, output) -> None:
+        seen["hidden"] = output.last_hidden_state
+
+    def note_heads(module, args, kwargs) -> None:
+        seen.update(kwargs, features=args[0])
+
+    model.language_model.base_model.register_forward_hook(note_states)
+    model.region_heads.register_forward_pre_hook(note_heads, with_kwargs=True)
+    batch = toy.batch(samples, side="left")
+    model(**batch)
+    placeholders = [model.config.image_token_id, model.config.mask_token_id, model.config.depth_token_id]
+    _, mask_id, depth_id = placeholders
+    geometry = iter(model.head_geometry(batch["region_geometry"]))
+    for row, ids in enumerate(batch["input_ids"].tolist()):
+        states, expected = seen["hidden"][row], []
+        for position, token in enumerate(ids):
+            if token == mask_id:
+                at_depth = states[position + 1] if ids[position + 1] == depth_id else 0
+                expected.append(states[position] + at_depth + next(geometry))
+        count = len(samples[row].region_masks)
+        assert seen["region_mask"][row].tolist() == [True] * count + [False] * (len(seen["region_mask"][row]) - count)
+        for region, feature in enumerate(expected):
+            torch.testing.assert_close(seen["features"][row, region], feature)
+        end = int(batch["question_positions"][row])
+        start = ids.index(next(token for token in ids if token != toy.tokenizer.pad_token_id))
+        words = [states[place] for place in range(start, end + 1) if ids[place] not in placeholders]
+        torch.testing.assert_close(seen["question"][row], states[end] + torch.stack(words).mean(0))
+
+
 def test_labels_and_targets_are_each_enough_alone(toy, model):  # T11
     batch = toy.batch(samples_of(toy, "mixed"))
     words = model(**{key: value for key, value in batch.items() if key != "region_targets"})

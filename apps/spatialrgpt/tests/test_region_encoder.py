@@ -65,6 +65,14 @@ def test_a_depth_map_that_is_nobodys_changes_nothing(model):
     torch.testing.assert_close(model.region_encoder(**inputs).rgb, model.region_encoder(**other).rgb)
 
 
+def test_without_depth_maps_the_rgb_rows_are_those_of_a_model_without_depth(toy, model):  # T28
+    inputs = given(images=2, region_images=(0, 1, 1))
+    plain = toy.model(enable_depth=False).region_encoder
+    plain.load_state_dict({key: model.region_encoder.state_dict()[key] for key in plain.state_dict()})
+    expected = plain(**inputs | {"depth_map": None}).rgb
+    torch.testing.assert_close(model.region_encoder(**inputs).rgb, expected)
+
+
 def test_depth_reaches_the_rgb_rows_of_its_own_image_alone(model):
     inputs = given(images=2, region_images=(0, 1), depth_images=(1,))
     other = inputs | {"depth_map": inputs["depth_map"].flip(-1)}

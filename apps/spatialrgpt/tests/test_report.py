@@ -65,6 +65,7 @@ def test_answers_are_read_back_as_they_were(run, evaluation):
     assert again.scores == evaluation.scores
 
 
+@pytest.mark.slow
 def test_the_worst_cases_are_the_wrong_ones(run, evaluation, held_out):
     draw_cases(run, 2, evaluation, held_out)
     names = {path.name for path in run.samples()}
@@ -75,6 +76,7 @@ def test_the_worst_cases_are_the_wrong_ones(run, evaluation, held_out):
     assert run.samples() == []
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_everything(run, evaluation, held_out, capsys):
     finish_run(run, run.load_settings(Settings), evaluation, held_out)
     assert "held-out questions" in capsys.readouterr().out
@@ -87,6 +89,7 @@ def test_a_finished_run_has_everything(run, evaluation, held_out, capsys):
     assert "majority / mean" in card
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_again_without_the_model(run, evaluation, held_out, capsys):
     finish_run(run, run.load_settings(Settings), evaluation, held_out)
     page = run.report_path.read_text()

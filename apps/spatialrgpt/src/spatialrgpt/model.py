@@ -163,8 +163,7 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
         logits = self.language_model.get_output_embeddings()(hidden)
         losses = LossTerms()
         if labels is not None:
-            total, count = _language_model_loss(logits, labels)
-            losses.add("lm", total, count, weight=self.config.lm_loss_weight)
+            losses.add("lm", *_language_model_loss(logits, labels), weight=self.config.lm_loss_weight)
         regions = None
         if self.region_heads is not None:
             features = self._region_features(hidden, input_ids, visuals)
@@ -172,10 +171,8 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
                 features, hidden, input_ids, attention_mask, task_types, region_targets, question_positions
             )
             losses.merge(regions.losses)
-        loss = None
-        if losses:
-            loss = losses.weighted_total(loss_counts) + unused
-        return SpatialRGPTOutput(loss=loss, losses=losses if losses else None, logits=logits, regions=regions)
+        loss = losses.weighted_total(loss_counts) + unused if losses else None
+        return SpatialRGPTOutput(loss=loss, losses=losses or None, logits=logits, regions=regions)
 
     @torch.no_grad()
     def generate(
