@@ -166,9 +166,8 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
             losses.add("lm", *_language_model_loss(logits, labels), weight=self.config.lm_loss_weight)
         regions = None
         if self.region_heads is not None:
-            features = self._region_features(hidden, input_ids, visuals)
             regions = self._answer_with_heads(
-                features, hidden, input_ids, attention_mask, task_types, region_targets, question_positions
+                hidden, input_ids, visuals, attention_mask, task_types, region_targets, question_positions
             )
             losses.merge(regions.losses)
         loss = losses.weighted_total(loss_counts) + unused if losses else None
@@ -309,9 +308,9 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
 
     def _answer_with_heads(
         self,
-        features: Float[Tensor, "regions dim"],
         hidden: Float[Tensor, "batch tokens dim"],
         input_ids: Int[Tensor, "batch tokens"],
+        visuals: Visuals,
         attention_mask: Num[Tensor, "batch tokens"] | None,
         task_types: Int[Tensor, " batch"] | None,
         region_targets: Mapping[str, Tensor] | None,
@@ -320,7 +319,7 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
         """Run the typed heads on the regions of each question."""
         batch = input_ids.shape[0]
         counts = tuple((input_ids == self.config.mask_token_id).sum(1).tolist())
-        padded, region_mask = RegionBatch(features, counts).to_padded()
+        padded, region_mask = RegionBatch(self._region_features(hidden, input_ids, visuals), counts).to_padded()
         question = None
         if question_positions is not None:
             question = self._question_vector(hidden, input_ids, attention_mask, question_positions)
