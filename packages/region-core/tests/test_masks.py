@@ -217,7 +217,10 @@ def test_points_and_scribbles_equal_plain_distances(points, radius, height, widt
 
 @pytest.mark.parametrize(
     ("mask_size", "grid_size"),
-    [((6, 8), (3, 4)), ((7, 11), (3, 5)), ((5, 5), (5, 5)), ((3, 2), (7, 9)), ((1, 1), (4, 4)), ((9, 4), (1, 1))],
+    [
+        *[((6, 8), (3, 4)), ((7, 11), (3, 5)), ((5, 5), (5, 5)), ((3, 2), (7, 9)), ((1, 1), (4, 4)), ((9, 4), (1, 1))],
+        ((12, 10), (9, 15)),  # blocks of weights: three down, five across
+    ],
 )
 def test_grid_equals_plain_overlap(mask_size, grid_size):
     masks = torch.rand(3, *mask_size, dtype=torch.float64)
