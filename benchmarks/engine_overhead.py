@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from region_core.losses import LossTerms
@@ -22,6 +23,7 @@ from region_training.deepspeed_presets import deepspeed_config
 from region_training.engine import TrainingJob, train
 from region_training.ranks import join_ranks
 from region_training.settings import TrainingSettings
+from region_training.trainer import ZeroEngine
 from stopwatch import Stopwatch, options_of
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -164,7 +166,7 @@ def run_plain(config: ToyConfig, settings: TrainingSettings, data: ToyData, fold
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train()
-        trainer.model_wrapped.destroy()
+        cast("ZeroEngine", trainer.model_wrapped).destroy()
     finally:
         unset_hf_deepspeed_config()
 

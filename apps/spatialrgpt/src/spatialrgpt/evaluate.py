@@ -195,8 +195,9 @@ def _baselines(
     """Scores without looking: the words of the question alone, and constants."""
     labels = train_dataset.labels
     constants = Baselines.fit(labels)
-    questions = [train_dataset.question(index) for index in range(len(train_dataset))]
-    blind = QuestionOnlyBaseline(zip(questions, labels, strict=True), constants)
+    # A record without a label may be a bad one that training skipped; its question is not needed.
+    labelled = [(index, label) for index, label in enumerate(labels) if label is not None]
+    blind = QuestionOnlyBaseline(((train_dataset.question(index), label) for index, label in labelled), constants)
     by_words = [blind.predict(dataset.question(record.index), record.label.task) for record in records]
     by_constant = [constants.predict(record.label.task) for record in records]
     predictions = {"question only": by_words, "majority / mean": by_constant}
