@@ -5,7 +5,7 @@ import torch
 from region_heads.config import RegionHeadsConfig
 from region_heads.tasks import UNKNOWN_TASK, TaskType
 from spatialrgpt.collate import RegionDataCollator
-from spatialrgpt.processing import IGNORED_LABEL
+from spatialrgpt.configuration import IGNORED_LABEL
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from region_core.geometry import GEOMETRY_NAMES
-from spatialrgpt.configuration import DEPTH_TOKEN, IMAGE_TOKEN, MASK_TOKEN
-from spatialrgpt.processing import IGNORED_LABEL, SpatialRGPTProcessor
+from spatialrgpt.configuration import DEPTH_TOKEN, IGNORED_LABEL, IMAGE_TOKEN, MASK_TOKEN
+from spatialrgpt.processing import SpatialRGPTProcessor
 from spatialrgpt.tokenizer import ASSISTANT, END, USER
 from transformers import AutoProcessor
 

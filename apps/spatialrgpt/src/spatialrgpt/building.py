@@ -105,6 +105,7 @@ def build_model(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> 
             report = match_weights(model, weights, allow_missing=ADDABLE, allow_unexpected=ADDABLE)
             if report.missing or report.unexpected:
                 logger.warning("%s does not hold exactly this model:\n%s", settings.checkpoint, report.table())
+            return model  # the parts that the checkpoint was made from would undo its training
         if settings.vision.pretrained is not None:
             tower = AutoModel.from_pretrained(settings.vision.pretrained)
             # SigLIP and CLIP checkpoints hold a text tower too; the vision configuration says which half is ours.

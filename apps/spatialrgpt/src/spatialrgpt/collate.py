@@ -9,8 +9,8 @@ from region_heads.targets import RegionTargets
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from spatialrgpt.configuration import IGNORED_LABEL
 from spatialrgpt.data import RegionSample
-from spatialrgpt.processing import IGNORED_LABEL
 
 
 class RegionDataCollator:

@@ -8,6 +8,7 @@ from region_heads.config import RegionHeadsConfig
 from transformers import AutoConfig, PreTrainedConfig
 
 IMAGE_TOKEN, MASK_TOKEN, DEPTH_TOKEN = "<image>", "<mask>", "<depth>"
+IGNORED_LABEL = -100
 
 
 # transformers gives the constructor more keywords than a shape checker's wrapper lets through.

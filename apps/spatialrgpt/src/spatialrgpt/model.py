@@ -29,11 +29,9 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from spatialrgpt.configuration import DEPTH_TOKEN, IMAGE_TOKEN, MASK_TOKEN, SpatialRGPTConfig
+from spatialrgpt.configuration import DEPTH_TOKEN, IGNORED_LABEL, IMAGE_TOKEN, MASK_TOKEN, SpatialRGPTConfig
 from spatialrgpt.region_encoder import ImageProjector, RegionEncoder
 from spatialrgpt.visuals import Visuals, complete_visuals
-
-IGNORED_LABEL = -100
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """Pictures of single questions: the frame with its regions drawn, what was asked, what was answered."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from textwrap import fill
 
 import matplotlib as mpl
@@ -11,6 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spatialrgpt.configuration import IMAGE_TOKEN, MASK_TOKEN
+
+PICTURE_DPI = 70
+"""Enough for a small frame; a report holds dozens of these."""
 
 COLOURS = mpl.color_sequences["tab10"]
 
@@ -70,10 +72,3 @@ def number_mentions(question: str) -> str:
 def _printable(line: str) -> str:
     """The line with a mark for each control character, which an untrained model may well say."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG and return its path; missing folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=70)
-    return path

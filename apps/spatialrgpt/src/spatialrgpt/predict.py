@@ -11,6 +11,7 @@ from region_heads.decoding import decode
 from region_heads.labels import RegionPrediction
 from region_heads.routing import explain_route
 from region_heads.tasks import UNKNOWN_TASK
+from region_training.curves import save_figure
 from region_training.images import read_depth, read_image
 from region_training.ranks import choose_device
 from region_training.run_folder import RunFolder
@@ -22,7 +23,7 @@ from spatialrgpt.config import PredictSettings
 from spatialrgpt.data import Frame, make_sample
 from spatialrgpt.evaluate import model_inputs
 from spatialrgpt.model import SpatialRGPTForConditionalGeneration
-from spatialrgpt.pictures import draw_regions, save
+from spatialrgpt.pictures import PICTURE_DPI, draw_regions
 from spatialrgpt.processing import SpatialRGPTProcessor
 
 
@@ -108,7 +109,7 @@ def predict(settings: PredictSettings) -> None:
         "no typed answer" if answer.head is None else f"{answer.head.value} (confidence {answer.head.confidence:.2f})"
     )
     title = f"{settings.question}\ntext: {answer.text}\nhead: {typed}"
-    save(draw_regions(frame.image, masks, title=title), Path(settings.output))
+    save_figure(draw_regions(frame.image, masks, title=title), Path(settings.output), dpi=PICTURE_DPI)
     console = Console()
     console.print(f"text: {answer.text}", markup=False)
     console.print(f"head: {typed}; routed by {answer.route}", markup=False)

@@ -17,12 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoProcessor, PreTrainedTokenizerBase, ProcessorMixin
 
-from spatialrgpt.configuration import DEPTH_TOKEN, IMAGE_TOKEN, MASK_TOKEN, SpatialRGPTConfig
+from spatialrgpt.configuration import DEPTH_TOKEN, IGNORED_LABEL, IMAGE_TOKEN, MASK_TOKEN, SpatialRGPTConfig
 
 GEOMETRY_GRID = (64, 64)
 """Place and depth of a region are measured on a finer grid than its features are pooled on."""
 
-IGNORED_LABEL = -100
 Message = Mapping[str, str]
 
 

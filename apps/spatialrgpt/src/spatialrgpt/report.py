@@ -9,6 +9,7 @@ from region_heads.labels import SIDES, Label, RegionPrediction
 from region_heads.metrics import RegionMetrics
 from region_heads.pictures import draw_all
 from region_heads.tasks import TaskType
+from region_training.curves import save_figure
 from region_training.model_card import ModelCard, write_model_card
 from region_training.report import Section, write_report
 from region_training.run_folder import RunFolder
@@ -17,7 +18,7 @@ from rich.console import Console
 from spatialrgpt.config import Settings
 from spatialrgpt.data import RegionDataset
 from spatialrgpt.evaluate import AnsweredRecord, Evaluation
-from spatialrgpt.pictures import draw_regions, number_mentions, save
+from spatialrgpt.pictures import PICTURE_DPI, draw_regions, number_mentions
 
 ANSWERS = "answers.jsonl"
 LOADING = """from spatialrgpt import SpatialRGPTForConditionalGeneration, SpatialRGPTProcessor
@@ -137,7 +138,8 @@ def _draw_case(item: AnsweredRecord, dataset: RegionDataset, path: Path) -> None
         lines.append(f"text: {item.text}")
     if item.label.task is TaskType.MULTIPLE_CHOICE:
         highlighted = [int(item.label.value)]
-    save(draw_regions(frames[0].image, masks[0], title="\n".join(lines), highlighted=highlighted), path)
+    figure = draw_regions(frames[0].image, masks[0], title="\n".join(lines), highlighted=highlighted)
+    save_figure(figure, path, dpi=PICTURE_DPI)
 
 
 def _spoken(item: AnsweredRecord) -> RegionPrediction | None:

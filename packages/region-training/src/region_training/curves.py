@@ -65,10 +65,10 @@ def running_mean(values: Float64[np.ndarray, " points"], width: int) -> Float64[
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
+def save_figure(figure: Figure, path: Path, *, dpi: int = 110) -> None:
+    """Write a figure as PNG; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=110)
+    figure.savefig(path, format="png", dpi=dpi)
 
 
 def _names(metrics: Sequence[Mapping[str, object]], prefix: str) -> list[str]:

@@ -384,6 +384,7 @@ def _to_device(value: object, device: torch.device) -> object:
         return {name: _to_device(entry, device) for name, entry in value.items()}
     if isinstance(value, list):
         return [_to_device(entry, device) for entry in value]
-    if isinstance(value, Movable):
+    # A batch names hundreds of records, and asking a protocol takes longer than all else here.
+    if not isinstance(value, str) and isinstance(value, Movable):
         return value.to(device)
     return value
