@@ -9,6 +9,7 @@ an area and lies in the image never rasterises to nothing: if it misses all pixe
 import math
 import reprlib
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -180,10 +181,15 @@ def _overlap_weights(
     size: int, num_cells: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "{num_cells} {size}"]:
     """Share of each cell's length that each pixel fills; every row adds up to one."""
-    edges = torch.arange(num_cells + 1, dtype=torch.float64) * (size / num_cells)
-    pixels = torch.arange(size, dtype=torch.float64)
-    overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
-    return (overlap.clamp_min(0) * (num_cells / size)).to(device=device, dtype=dtype)
+    return torch.tensor(_overlap_shares(size, num_cells), device=device, dtype=dtype)
+
+
+@cache
+def _overlap_shares(size: int, num_cells: int) -> Float[np.ndarray, "{num_cells} {size}"]:
+    edges = np.arange(num_cells + 1) * (size / num_cells)
+    pixels = np.arange(size)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return overlap.clip(0) * (num_cells / size)
 
 
 def _points_in_pixels(
