@@ -150,3 +150,11 @@ def test_touch_is_an_exact_zero_beside_nan_and_infinity():
     assert torch.equal(spoiled.grad, torch.zeros(1, 2))
     assert scalar.grad.item() == 0.0
     assert touch().item() == 0.0
+
+
+def test_a_count_may_be_a_sum_of_weights_below_one():
+    terms = LossTerms()
+    terms.add("weighted", torch.tensor(1.0), torch.tensor(0.25))
+    terms.add("numbers", torch.tensor(1.0), 0.5)
+    assert terms.means() == {"weighted": 4.0, "numbers": 2.0}
+    assert terms.weighted_total().item() == 6.0

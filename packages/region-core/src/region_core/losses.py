@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor
 
 
@@ -28,12 +28,12 @@ class LossTerm:
 
     Attributes:
         total: Sum of the term over its items, float32.
-        count: Number of items in the sum; with 0 the term did not apply.
+        count: Number of items in the sum, or the sum of their weights; with 0 the term did not apply.
         weight: Factor of the term in the weighted total.
     """
 
     total: Float[Tensor, ""]
-    count: Int[Tensor, ""] | int
+    count: Real[Tensor, ""] | int | float
     weight: float | int = 1.0
 
 
@@ -68,13 +68,15 @@ class LossTerms(Mapping[str, LossTerm]):
         """Show the terms."""
         return f"LossTerms({self._terms!r})"
 
-    def add(self, name: str, total: Float[Tensor, ""], count: Int[Tensor, ""] | int, weight: float | int = 1.0) -> None:
+    def add(
+        self, name: str, total: Float[Tensor, ""], count: Real[Tensor, ""] | int | float, weight: float | int = 1.0
+    ) -> None:
         """Add a term.
 
         Args:
             name: A name not used yet.
             total: Sum of the loss over the items, with its graph; converted to float32.
-            count: Number of items summed. A tensor stays on its device, nothing is synchronised here.
+            count: Number of items summed, or the sum of their weights. A tensor stays on its device, nothing is synchronised here.
             weight: Factor of this term in the weighted total.
 
         Raises:
@@ -87,7 +89,7 @@ class LossTerms(Mapping[str, LossTerm]):
             raise ValueError(f"loss term {name!r} was added twice; present are {list(self._terms)}")
         if total.ndim != 0:
             raise ValueError(f"loss term {name!r}: expected a 0-d sum over items, got shape {tuple(total.shape)}")
-        if isinstance(count, int) and count < 0:
+        if not isinstance(count, Tensor) and count < 0:
             raise ValueError(f"loss term {name!r}: expected a count of 0 or more, got {count}")
         if not math.isfinite(weight):
             raise ValueError(f"loss term {name!r}: expected a finite weight, got {weight}")
@@ -101,13 +103,13 @@ class LossTerms(Mapping[str, LossTerm]):
     def mean(self, name: str) -> Float[Tensor, ""]:
         """Unweighted mean over the items of one term, with its graph; the plain total where the count is 0."""
         term = self._terms[name]
-        if isinstance(term.count, int):
-            return term.total / max(term.count, 1)
-        return term.total / term.count.clamp_min(1)
+        if isinstance(term.count, Tensor):
+            return term.total / torch.where(term.count > 0, term.count, 1)
+        return term.total / (term.count or 1)
 
     def means(self) -> dict[str, float]:
         """Unweighted means of the terms that applied (count above 0), as numbers; waits for the device."""
-        return {name: self.mean(name).item() for name, term in self._terms.items() if int(term.count) > 0}
+        return {name: self.mean(name).item() for name, term in self._terms.items() if float(term.count) > 0}
 
     def weighted_total(self, mean_counts: Mapping[str, float | int | Tensor] | None = None) -> Float[Tensor, ""]:
         """Sum of weight x total / denominator over the terms.
@@ -136,7 +138,7 @@ class LossTerms(Mapping[str, LossTerm]):
 
 def _scale(term: LossTerm, denominator: float | int | Tensor) -> float | Tensor:
     """Factor of a term's total: weight / denominator, and 0 where the term or the denominator is empty."""
-    if isinstance(term.count, int) and not isinstance(denominator, Tensor):
+    if not isinstance(term.count, Tensor) and not isinstance(denominator, Tensor):
         return term.weight / denominator if term.count > 0 and denominator > 0 else 0.0
     count = torch.as_tensor(term.count, device=term.total.device)
     per_item = torch.as_tensor(denominator, dtype=torch.float32, device=term.total.device)

@@ -105,7 +105,7 @@ def train(job: TrainingJob, settings: TrainingSettings, run_dir: Path) -> Traini
         CheckpointError: A checkpoint that was asked for is damaged, or none can be written.
     """
     device = choose_device(settings.device)
-    ranks = join_ranks(device, settings.communication_timeout_s)
+    ranks = join_ranks(device, settings.communication_timeout_s, num_workers=settings.num_workers)
     if ranks.is_first:
         run_dir.mkdir(parents=True, exist_ok=True)
         checkpoints.drop_staging(run_dir)

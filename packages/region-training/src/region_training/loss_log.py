@@ -27,7 +27,7 @@ class LossLog:
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
         self._totals: dict[str, Tensor] = {}
-        self._counts: dict[str, Tensor | int] = {}
+        self._counts: dict[str, Tensor | int | float] = {}
         self._expected: dict[str, float] = {}
         self._loss: Tensor | None = None
         self._num_micro_batches = 0
@@ -60,7 +60,7 @@ class LossLog:
             "loss/total" and one "loss/<term>" per term that had items; and one sentence for each term whose number of
             items was not the one that the collate function announced, which makes its gradient wrongly weighted.
         """
-        mine = {name: (total.item(), int(self._counts[name])) for name, total in self._totals.items()}
+        mine = {name: (total.item(), float(self._counts[name])) for name, total in self._totals.items()}
         loss = 0.0 if self._loss is None else self._loss.item()
         reports = self._ranks.gather((loss, self._num_micro_batches, mine, self._expected))
         self._totals, self._counts, self._expected = {}, {}, {}
@@ -78,7 +78,7 @@ class LossLog:
                 values[f"loss/{name}"] = total / count
             announced = [expected[name] for _, _, _, expected in reports if name in expected]
             if announced and not math.isclose(sum(announced), count, rel_tol=1e-6, abs_tol=1e-6):
-                surprises.append(f"loss term {name!r}: loss_counts announced {sum(announced):g} items, got {count}")
+                surprises.append(f"loss term {name!r}: loss_counts announced {sum(announced):g} items, got {count:g}")
         return values, surprises
 
 
