@@ -59,7 +59,7 @@ def train(variant: str, seed: int, runs: Path, threads: int) -> None:
     if (folder / "results.json").is_file():
         return
     runs.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "spatialrgpt", "train", "--run", str(folder), "--training.seed", str(seed)]
+    command = [sys.executable, "-m", "spatialrgpt", "train", "--run_dir", str(folder), "--training.seed", str(seed)]
     with folder.with_suffix(".log").open("w") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         print(f"training {variant}, seed {seed}", flush=True)

@@ -87,7 +87,7 @@ def resolve(options: argparse.Namespace, words: Sequence[str], folder: Path) -> 
     settings = cast("Settings", settings)
     world = SyntheticSettings(train_scenes=options.scenes, eval_scenes=1)
     data = replace(settings.data, root=str(folder / "world"), synthetic=world)
-    return replace(settings, run=str(folder / "run"), data=data)
+    return replace(settings, run_dir=str(folder / "run"), data=data)
 
 
 def measure(settings: Settings, options: argparse.Namespace, watch: Stopwatch) -> list[dict[str, float]]:
@@ -95,7 +95,7 @@ def measure(settings: Settings, options: argparse.Namespace, watch: Stopwatch) -
     from spatialrgpt.data import RegionDataset
     from spatialrgpt.train import make_job, prepare_data, prepare_processor
 
-    run = RunFolder(Path(str(settings.run)))
+    run = RunFolder(Path(str(settings.run_dir)))
     prepare_data(settings.data)
     prepare_processor(settings, run.path / "processor")
     processor = AutoProcessor.from_pretrained(run.path / "processor")

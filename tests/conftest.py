@@ -78,7 +78,7 @@ class Small:
 
     def train(self, run: Path, *words: str) -> list[str]:
         """Command line of a training run; later words win."""
-        return ["train", "--config", str(self.config), "--run", str(run), "--data.root", str(self.root), *words]
+        return ["train", "--config", str(self.config), "--run_dir", str(run), "--data.root", str(self.root), *words]
 
 
 @pytest.fixture(scope="session")

@@ -41,8 +41,7 @@ def runs(small, tmp_path_factory) -> dict[str, Path]:
     environment = {**clean, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     for name, launch in _launchers().items():
         done = subprocess.run(
-            # torchrun takes `--run` for its own `--run-path`, wherever it stands; the guide's name has no such twin.
-            [*launch, *("--output_dir" if word == "--run" else word for word in small.train(folder / name, *SHORT))],
+            [*launch, *small.train(folder / name, *SHORT)],
             cwd=folder,
             env=environment,
             capture_output=True,

@@ -167,6 +167,21 @@ def test_a_checkpoint_gives_its_weights_and_its_tokenizer(toy, checkpoint):
         assert torch.equal(loaded.state_dict()[key], value), key
 
 
+def test_a_checkpoint_stands_above_the_parts_it_was_made_from(toy, checkpoint, tmp_path):
+    path, model, processor = checkpoint
+    (tmp_path / "tower").mkdir()
+    save_tower(tmp_path / "tower", dict(toy.vision), whole=False)
+    settings = toy.settings(
+        vision=BackboneSettings(pretrained=str(tmp_path / "tower")),
+        text=BackboneSettings(pretrained=str(tmp_path / "text")),
+        checkpoint=path,
+        enable_region_heads=False,
+    )
+    loaded = build_model(settings, processor.tokenizer)
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+
+
 def test_switches_add_to_a_checkpoint_what_it_lacks(toy, checkpoint, caplog):
     path, model, processor = checkpoint
     settings = toy.settings(vision=BackboneSettings(), text=BackboneSettings(), checkpoint=path)

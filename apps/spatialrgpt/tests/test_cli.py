@@ -47,7 +47,7 @@ LEGACY = {
     "--max_steps": ("7", lambda settings: settings.training.max_steps, 7),
     "--per_device_train_batch_size": ("3", lambda settings: settings.training.micro_batch_size, 3),
     "--gradient_accumulation_steps": ("5", lambda settings: settings.training.gradient_accumulation_steps, 5),
-    "--output_dir": ("a/run", lambda settings: settings.run, "a/run"),
+    "--output_dir": ("a/run", lambda settings: settings.run_dir, "a/run"),
     "--deepspeed": ("zero.json", lambda settings: settings.training.deepspeed_config, "zero.json"),
 }
 
@@ -140,14 +140,14 @@ def test_a_section_keeps_the_keys_that_a_flag_does_not_name():
 def test_a_flag_without_effect_warns_by_name(tmp_path, caplog, monkeypatch, flag):
     monkeypatch.setattr("spatialrgpt.train.train", lambda settings: None)
     with caplog.at_level(logging.WARNING):
-        assert main(["train", flag, "True", "--run", str(tmp_path)]) == 0
+        assert main(["train", flag, "True", "--run_dir", str(tmp_path)]) == 0
     assert f"{flag} is known from the guide and has no effect here" in caplog.text
 
 
 @pytest.mark.parametrize("preset", preset_names("spatialrgpt.configs"))
 def test_every_preset_resolves(preset):
     settings = _train("--preset", preset)
-    assert settings.run == f"runs/spatialrgpt-{preset}"
+    assert settings.run_dir == f"runs/spatialrgpt-{preset}"
 
 
 def test_make_data_writes_a_world_once(tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ def test_ranks_share_the_work_and_repeat_the_end_to_run_equally_often(model, hel
 def run(world, toy, model, tmp_path) -> RunFolder:
     """A run folder as training leaves it, with a model that has learned nothing."""
     run = RunFolder(tmp_path / "run")
-    run.begin(Settings(run=str(run.path), data=DataSettings(root=str(world)), evaluation=QUICK))
+    run.begin(Settings(run_dir=str(run.path), data=DataSettings(root=str(world)), evaluation=QUICK))
     model.save_pretrained(run.model_path)
     toy.processor().save_pretrained(run.model_path)
     return run

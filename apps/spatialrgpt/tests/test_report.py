@@ -42,7 +42,7 @@ def evaluation(held_out) -> Evaluation:
 def run(world, tmp_path) -> RunFolder:
     run = RunFolder(tmp_path / "run")
     evaluation = EvaluationSettings(num_pictures=1)
-    run.begin(Settings(run=str(run.path), data=DataSettings(root=str(world)), evaluation=evaluation))
+    run.begin(Settings(run_dir=str(run.path), data=DataSettings(root=str(world)), evaluation=evaluation))
     run.model_path.mkdir()
     return run
 

@@ -16,12 +16,12 @@ from spatialrgpt.train import make_job, prepare_data, prepare_processor, trainin
 
 @pytest.fixture
 def settings(toy, world, tmp_path) -> Settings:
-    return Settings(run=str(tmp_path / "run"), model=toy.settings(), data=DataSettings(root=str(world)))
+    return Settings(run_dir=str(tmp_path / "run"), model=toy.settings(), data=DataSettings(root=str(world)))
 
 
 def _job(settings, toy):
     data = RegionDataset(Path(settings.data.root), settings.data.train_split, toy.processor())
-    return make_job(settings, RunFolder(settings.run), toy.processor(), data)
+    return make_job(settings, RunFolder(settings.run_dir), toy.processor(), data)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ APPLICATION = Application(
     name="spatialrgpt",
     description="Answers questions about regions of an image: distances, sides, choices and counts.",
     verbs={
-        "train": Verb(_train, config.Settings, "train, evaluate and report", presets=True, run_key="run"),
+        "train": Verb(_train, config.Settings, "train, evaluate and report", presets=True, run_key="run_dir"),
         "evaluate": Verb(_evaluate, config.EvaluateSettings, "evaluate a run's model", positional=("run",)),
         "predict": Verb(_predict, config.PredictSettings, "answer a question about an image", positional=("model",)),
         "report": Verb(_report, config.ReportSettings, "write a run's report page again", positional=("run",)),
@@ -77,7 +77,7 @@ APPLICATION = Application(
         "--max_steps": "training.max_steps",
         "--per_device_train_batch_size": "training.micro_batch_size",
         "--gradient_accumulation_steps": "training.gradient_accumulation_steps",
-        "--output_dir": "run",
+        "--output_dir": "run_dir",
         "--deepspeed": "training.deepspeed_config",
         "--bf16": None,
         "--fp16": None,

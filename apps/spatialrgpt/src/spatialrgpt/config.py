@@ -144,14 +144,14 @@ class Settings:
     """All settings of a run.
 
     Attributes:
-        run: Folder of the run; by default `runs/spatialrgpt-<preset>`.
+        run_dir: Folder of the run; by default `runs/spatialrgpt-<preset>`.
         model: The composition.
         data: The records.
         training: Optimisation, precision, DeepSpeed, checkpoints.
         evaluation: Held-out evaluation.
     """
 
-    run: str | None = None
+    run_dir: str | None = None
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)

@@ -32,11 +32,11 @@ logger = logging.getLogger(__name__)
 
 def train(settings: Settings) -> None:
     """Train and evaluate a model, or go on where an earlier run of the same command stopped."""
-    run = RunFolder(Path(str(settings.run)))
+    run = RunFolder(Path(str(settings.run_dir)))
     device, training = choose_device(settings.training.device), settings.training
     ranks = join_ranks(device, training.communication_timeout_s, num_workers=training.num_workers)
     # A run folder may be moved or copied, and goes on where it is.
-    if run.begin(settings, environment=collect_environment(), may_differ=HARMLESS_KEYS | {"run"}) == "finished":
+    if run.begin(settings, environment=collect_environment(), may_differ=HARMLESS_KEYS | {"run_dir"}) == "finished":
         logger.info("%s is finished; its report is %s", run.path, run.report_path)
         return
     if ranks.is_first:
