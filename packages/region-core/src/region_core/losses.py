@@ -76,7 +76,8 @@ class LossTerms(Mapping[str, LossTerm]):
         Args:
             name: A name not used yet.
             total: Sum of the loss over the items, with its graph; converted to float32.
-            count: Number of items summed, or the sum of their weights. A tensor stays on its device, nothing is synchronised here.
+            count: Number of items summed, or the sum of their weights. A tensor stays on its device, nothing is
+                synchronised here.
             weight: Factor of this term in the weighted total.
 
         Raises:
