@@ -64,6 +64,7 @@ def test_mean_counts_by_hand():
     counts = [{"a": 3, "b": 0}, {"a": 1}, {"a": 0, "b": 2}, {"a": 4, "b": 0}]
     assert mean_counts(counts, 4) == {"a": 2.0, "b": 0.5}
     assert mean_counts([], 4) == {}
+    assert mean_counts([{"weights": 0.5}, {"weights": 0.25}], 2) == {"weights": 0.375}
 
 
 def test_collate_counts_samples_and_guards_the_name():

@@ -170,17 +170,17 @@ class EpochData:
                 part.set_epoch(epoch)
 
 
-def mean_counts(group: Sequence[Mapping[str, int]], num_micro_batches: int) -> dict[str, float]:
-    """Return every term's number of items per micro-batch, averaged over the optimizer step.
+def mean_counts(group: Sequence[Mapping[str, int | float]], num_micro_batches: int) -> dict[str, float]:
+    """Return every term's number of items (or sum of weights) per micro-batch, averaged over the optimizer step.
 
     Args:
         group: The "loss_counts" of the micro-batches of all ranks; a name may be absent from some of them.
         num_micro_batches: Micro-batches of the step, over all ranks.
     """
-    totals: dict[str, int] = {}
+    totals: dict[str, float] = {}
     for counts in group:
         for name, count in counts.items():
-            totals[name] = totals.get(name, 0) + int(count)
+            totals[name] = totals.get(name, 0.0) + float(count)
     return {name: total / num_micro_batches for name, total in sorted(totals.items())}
 
 
