@@ -1,0 +1,5 @@
+"""Composed image retrieval: SPRC on BLIP-2 with the RoI region loss."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

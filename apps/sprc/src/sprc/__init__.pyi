@@ -1,0 +1,33 @@
+"""Public names of sprc."""
+
+from .cirr import CIRRDataset as CIRRDataset
+from .collate import TripletCollator as TripletCollator
+from .config import Settings as Settings
+from .configuration import SPRCConfig as SPRCConfig
+from .contact_sheet import RetrievalCase as RetrievalCase
+from .contact_sheet import write_contact_sheet as write_contact_sheet
+from .convert import convert as convert
+from .data import TripletDataset as TripletDataset
+from .data import TripletSample as TripletSample
+from .evaluate import Evaluation as Evaluation
+from .evaluate import evaluate as evaluate
+from .fashioniq import FashionIQDataset as FashionIQDataset
+from .index import GalleryIndex as GalleryIndex
+from .index import IndexKey as IndexKey
+from .metrics import cirr_metrics as cirr_metrics
+from .metrics import fashioniq_metrics as fashioniq_metrics
+from .model import SPRCModel as SPRCModel
+from .model import SPRCOutput as SPRCOutput
+from .oacirr import OACIRRDataset as OACIRRDataset
+from .submission import check_cirr_submission as check_cirr_submission
+from .submission import write_cirr_submission as write_cirr_submission
+from .synthetic import write_world as write_world
+from .token_cache import CacheKey as CacheKey
+from .token_cache import TokenCache as TokenCache
+from .token_cache import build_token_cache as build_token_cache
+from .transforms import ImageTransform as ImageTransform
+from .transforms import SquarePad as SquarePad
+from .transforms import TargetPad as TargetPad
+from .transforms import build_transform as build_transform
+from .triplets import Triplet as Triplet
+from .triplets import TripletSplit as TripletSplit

@@ -1,0 +1,343 @@
+"""Everything that can be set: one nested dataclass, filled from a preset, YAML files and the command line."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from region_training.settings import TrainingSettings
+from roi_region_loss.config import RegionLossConfig
+
+DatasetName = Literal["CIRR", "FashionIQ", "OACIRR"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The composition: a BLIP-2 vision tower and Q-Former, SPRC's prompts, and the region branch.
+
+    Attributes:
+        blip2: Folder or hub name of a Hugging Face BLIP-2 retrieval model (`Salesforce/blip2-itm-vit-g`) to start from.
+        checkpoint: An SPRC folder to start from, instead of `blip2`.
+        vision: Keys of `Blip2VisionConfig`: the sizes of a tower that starts from random weights, or what differs from
+            the pretrained one (`dtype: bfloat16`).
+        qformer: Keys of `Blip2QFormerConfig`, likewise.
+        tokenizer: Folder or hub name of a BERT tokenizer; by default the pretrained model's, or one made from the
+            training captions.
+        vocabulary_size: Size of a tokenizer made from the training captions.
+        num_query_tokens: Learned queries, and as many soft prompts.
+        image_text_hidden_size: Width of the space in which queries and targets meet.
+        max_caption_tokens: Captions are padded or cut to this many tokens.
+        use_region_loss: Pull corresponding regions of reference and target together.
+        region_mode: Where region features come from: the Q-Former that retrieval uses, the tower's tokens (the guide's
+            literal form, which trains almost nothing), or the value path of the tower's last block (FG-CLIP).
+        region_loss: Pairing, negatives, temperature and schedule of the region loss.
+        loss_rtc: Weight of the relative contrastive loss.
+        loss_align: Weight of the alignment of prompts and fused queries.
+        loss_region: Weight of the region loss.
+    """
+
+    blip2: str | None = None
+    checkpoint: str | None = None
+    vision: dict[str, Any] | None = None
+    qformer: dict[str, Any] | None = None
+    tokenizer: str | None = None
+    vocabulary_size: int = 512
+    num_query_tokens: int = 32
+    image_text_hidden_size: int = 256
+    max_caption_tokens: int = 32
+    use_region_loss: bool = False
+    region_mode: Literal["qformer", "tokens", "value"] = "qformer"
+    region_loss: RegionLossConfig = field(default_factory=RegionLossConfig)
+    loss_rtc: float = 0.4
+    loss_align: float = 0.4
+    loss_region: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse two sources for the same weights."""
+        if self.blip2 is not None and self.checkpoint is not None:
+            raise ValueError(f"give `blip2` ({self.blip2!r}) or `checkpoint` ({self.checkpoint!r}), not both")
+
+
+@dataclass(frozen=True)
+class SyntheticSettings:
+    """Size of the synthetic world of edited scenes.
+
+    Attributes:
+        train_scenes: Scenes to train on.
+        eval_scenes: Held-out scenes.
+        edits: Edits, and so triplets, of each scene.
+        image_size: Shorter side of the canvases in pixels.
+        seed: The world is a pure function of these numbers.
+    """
+
+    train_scenes: int = 800
+    eval_scenes: int = 100
+    edits: int = 5
+    image_size: int = 96
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the triplets are, and how images and boxes are read.
+
+    Attributes:
+        root: Folder of the data set.
+        dataset: Which data set it is; CIRR, FashionIQ and OACIRR have their own formats and scores.
+        train_split: Name of the split to train on.
+        eval_split: Name of the split to evaluate on.
+        synthetic: Write a small synthetic world to `root` if there is nothing yet.
+        transform: How an image becomes square: padded up to a ratio of 1.25 and cropped, padded to a square, or
+            squashed.
+        box_file: JSON file of boxes, by image or by pair, needed by the region loss; `{split}` in it stands for the
+            split's name.
+        box_format: Coordinates of the box file.
+        min_coverage: Stop when a smaller share of the training triplets has a pair of boxes.
+        token_cache: Folder that keeps the frozen tower's tokens of every image; none by default.
+        gallery: FashionIQ's gallery: the whole split, or the union of candidates and targets.
+        on_error: Stop at a bad record, or skip and count it.
+        max_bad_fraction: With skip, stop when more than this fraction of records is bad.
+    """
+
+    root: str = "data/cirr"
+    dataset: DatasetName = "CIRR"
+    train_split: str = "train"
+    eval_split: str = "val"
+    synthetic: SyntheticSettings | None = None
+    transform: Literal["targetpad", "squarepad", "resize"] = "targetpad"
+    box_file: str | None = None
+    box_format: Literal["xyxy_norm", "xyxy_pixel", "xywh_pixel", "cxcywh_norm"] = "xyxy_norm"
+    min_coverage: float = 0.0
+    token_cache: str | None = None
+    gallery: Literal["split", "union"] = "split"
+    on_error: Literal["raise", "skip"] = "raise"
+    max_bad_fraction: float = 0.01
+
+    def __post_init__(self) -> None:
+        """There is a small world for two of the data sets."""
+        if self.synthetic is not None and self.dataset == "OACIRR":
+            raise ValueError("data.synthetic: there is no synthetic OACIRR, expected data.dataset CIRR or FashionIQ")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a model is evaluated.
+
+    Attributes:
+        batch_size: Images or queries per batch.
+        ablations: Also score the text alone, the image alone and captions of other queries.
+        num_cases: Queries on the contact sheet, half of them the worst.
+        top_k: Retrieved images shown per query.
+        save_best: Keep the weights of the best evaluation in the run's `best` folder.
+    """
+
+    batch_size: int = 64
+    ablations: bool = True
+    num_cases: int = 24
+    top_k: int = 5
+    save_best: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run.
+
+    Attributes:
+        run_dir: Folder of the run; by default `runs/sprc-<preset>`.
+        model: The composition.
+        data: The triplets.
+        training: Optimisation, precision, DeepSpeed, checkpoints.
+        evaluation: Held-out evaluation.
+    """
+
+    run_dir: str | None = None
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail only after data and model are read, or not be noticed at all."""
+        model, data = self.model, self.data
+        if model.use_region_loss and data.box_file is None and data.dataset != "OACIRR":
+            raise ValueError("model.use_region_loss needs boxes: set data.box_file (--box-file), or leave it off")
+        if model.use_region_loss and model.region_mode == "value" and data.token_cache is not None:
+            raise ValueError(
+                "model.region_mode is 'value', which needs the images themselves, and data.token_cache is "
+                f"{data.token_cache!r}; expected another mode, or no cache"
+            )
+        if self.evaluation.save_best and self.training.zero_stage == 3:
+            raise ValueError(
+                "evaluation.save_best: under training.zero_stage 3 no rank holds whole weights to save; expected a "
+                "stage of 2 or less"
+            )
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Settings of `evaluate`.
+
+    Attributes:
+        run: Run folder with a trained model.
+        split: Split to evaluate; the run's own by default.
+        root: Folder of the data; the run's own by default.
+        batch_size: Images or queries per batch.
+        ablations: Also score the text alone, the image alone and captions of other queries.
+        device: Where the model runs; `auto` is CUDA where there is one.
+    """
+
+    run: str
+    split: str | None = None
+    root: str | None = None
+    batch_size: int = 64
+    ablations: bool = True
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """Settings of `predict`.
+
+    Attributes:
+        model: Run folder or model folder.
+        image: Reference image file.
+        text: What shall be different.
+        gallery: Folder of images to search.
+        top_k: Images to return.
+        index: Folder that keeps the gallery's features between calls; none by default.
+        output: Contact sheet to write.
+        batch_size: Images per batch.
+        device: Where the model runs; `auto` is CUDA where there is one.
+    """
+
+    model: str
+    image: str
+    text: str
+    gallery: str
+    top_k: int = 10
+    index: str | None = None
+    output: str = "retrieved.html"
+    batch_size: int = 64
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class SubmitSettings:
+    """Settings of `submit`.
+
+    Attributes:
+        run: Run folder with a trained model.
+        output: Folder for the two files of CIRR's test server.
+        split: Split without targets.
+        root: Folder of the data; the run's own by default.
+        batch_size: Images or queries per batch.
+        device: Where the model runs; `auto` is CUDA where there is one.
+    """
+
+    run: str
+    output: str = "submission"
+    split: str = "test1"
+    root: str | None = None
+    batch_size: int = 64
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """Settings of `report`.
+
+    Attributes:
+        run: Run folder whose `report.html` is written again from its files.
+    """
+
+    run: str
+
+
+@dataclass(frozen=True)
+class MakeDataSettings:
+    """Settings of `make-data`.
+
+    Attributes:
+        root: Folder to write to; splits that are already there are kept.
+        dataset: Layout to write.
+        world: Size of the synthetic world.
+    """
+
+    root: str
+    dataset: Literal["CIRR", "FashionIQ"] = "CIRR"
+    world: SyntheticSettings = field(default_factory=SyntheticSettings)
+
+
+@dataclass(frozen=True)
+class CheckDataSettings:
+    """Settings of `check-data`.
+
+    Attributes:
+        root: Folder of the data set.
+        dataset: Which data set it is.
+        split: Split to read from end to end.
+        box_file: JSON file of boxes to check with it.
+        box_format: Coordinates of the box file.
+        report: File for the findings as JSON lines; none by default.
+    """
+
+    root: str
+    dataset: DatasetName = "CIRR"
+    split: str = "train"
+    box_file: str | None = None
+    box_format: Literal["xyxy_norm", "xyxy_pixel", "xywh_pixel", "cxcywh_norm"] = "xyxy_norm"
+    report: str | None = None
+
+
+@dataclass(frozen=True)
+class ImportBoxesSettings:
+    """Settings of `import-boxes`.
+
+    Attributes:
+        source: COCO JSON (annotations or detection results), or a folder of YOLO text files.
+        output: Box file to write.
+        images: With COCO detection results, the annotation file that names the images.
+        min_score: Detections below this confidence are left out.
+        min_area: So are boxes that cover a smaller share of their image.
+        max_boxes: Largest number of boxes per image; the largest ones are taken.
+    """
+
+    source: str
+    output: str
+    images: str | None = None
+    min_score: float = 0.3
+    min_area: float = 0.01
+    max_boxes: int = 5
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Settings of `cache`.
+
+    Attributes:
+        run: Run folder whose frozen tower is used.
+        folder: Where the tokens go.
+        split: Split whose images are read.
+        batch_size: Images per batch.
+        device: Where the tower runs; `auto` is CUDA where there is one.
+    """
+
+    run: str
+    folder: str
+    split: str = "train"
+    batch_size: int = 64
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class ConvertSettings:
+    """Settings of `convert`.
+
+    Attributes:
+        source: An SPRC `.pt`, a LAVIS `.pth`, a Hugging Face BLIP-2 folder, or an SPRC folder.
+        output: Folder to write, or the `.pt` file.
+        to: Layout to write.
+    """
+
+    source: str
+    output: str
+    to: Literal["huggingface", "sprc"] = "huggingface"

@@ -1,0 +1,42 @@
+"""A trained model with its tokenizer, from a run folder or a model folder."""
+
+from pathlib import Path
+from typing import Literal, cast
+
+from region_training.ranks import choose_device
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from sprc.model import SPRCModel
+
+
+def load_model(
+    folder: Path | str, device: Literal["auto", "cpu", "cuda"] = "auto"
+) -> tuple[SPRCModel, PreTrainedTokenizerBase]:
+    """Open a model for inference.
+
+    Raises:
+        ValueError: The folder holds no model.
+    """
+    path = model_folder(folder)
+    model = SPRCModel.from_pretrained(path).eval().to(choose_device(device))
+    return model, open_tokenizer(path)
+
+
+def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that was saved in a folder."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    # Annotated as possibly None, which it never is.
+    return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def model_folder(folder: Path | str) -> Path:
+    """The folder of the weights: the one given, or `model` in a run folder.
+
+    Raises:
+        ValueError: Neither holds a model.
+    """
+    path = Path(folder)
+    for candidate in (path, path / "model"):
+        if (candidate / "model.safetensors").is_file() or (candidate / "model.safetensors.index.json").is_file():
+            return candidate
+    raise ValueError(f"{str(path)!r}: no model.safetensors there or in its folder `model`; is the run finished?")

@@ -1,0 +1,51 @@
+"""Which region of a reference the model finds again in the target, and where: for the contact sheet."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from roi_region_loss.filtering import filter_pairs
+
+from sprc.contact_sheet import RegionMatch
+from sprc.data import TripletDataset
+from sprc.model import SPRCModel
+from sprc.triplets import Triplet
+
+
+@torch.no_grad()
+def best_region_match(model: SPRCModel, dataset: TripletDataset, triplet: Triplet) -> RegionMatch | None:
+    """The pair of regions with the most similar embeddings, among the boxes of a triplet's two images.
+
+    Args:
+        model: A model that was trained with the region loss, in evaluation mode.
+        dataset: The triplet's data set.
+        triplet: A triplet with a target.
+
+    Returns:
+        The match; None without boxes, or where none is left in the frame of the model's input.
+    """
+    if dataset.regions is None or triplet.target is None:
+        return None
+    pairs = dataset.regions.original(triplet)
+    names = (triplet.reference, triplet.target)
+    seen = [dataset.transform.read(dataset.split.image_path(name)) for name in names]
+    grid = model.config.grid
+    found = filter_pairs(pairs.reference, pairs.target, seen[0].affine, seen[1].affine, (grid.height, grid.width))
+    if not found.kept.any():
+        return None
+    images = torch.stack([image.image for image in seen]).to(model.device)
+    boxes = torch.from_numpy(np.concatenate([found.reference, found.target])).float().to(model.device)
+    owner = torch.arange(2, device=model.device).repeat_interleave(len(found.reference))
+    of_reference, of_target = model.region_features(images, boxes, owner).chunk(2)
+    similarity = of_reference @ of_target.T
+    row, column = divmod(int(similarity.argmax()), len(of_target))
+    return RegionMatch(
+        _box(pairs.reference[found.kept][row]),
+        triplet.target,
+        _box(pairs.target[found.kept][column]),
+        similarity[row, column].item(),
+    )
+
+
+def _box(numbers: Float[np.ndarray, "4"]) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = numbers.tolist()
+    return x0, y0, x1, y1
