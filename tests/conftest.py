@@ -62,6 +62,47 @@ SMALL = {
         "num_pictures": 1,
     },
 }
+SPRC_WORLD = {"train_scenes": 6, "eval_scenes": 6, "edits": 3, "image_size": 48, "seed": 0}
+SPRC_SMALL = {
+    "model": {
+        "vision": {
+            "image_size": 32,
+            "patch_size": 8,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        },
+        # With dropout, so that a resumed run needs its random numbers back.
+        "qformer": {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "cross_attention_frequency": 2,
+            "max_position_embeddings": 18,
+        },
+        "vocabulary_size": 128,
+        "num_query_tokens": 2,
+        "image_text_hidden_size": 8,
+        "max_caption_tokens": 16,
+        "use_region_loss": True,
+        # An epoch has 5 micro-batches of 4, the last one short: the loss sets in between steps 2 and 3.
+        "region_loss": {"start_epoch": 0.3},
+    },
+    "training": {
+        "device": "cpu",
+        "max_steps": 4,
+        "micro_batch_size": 4,
+        "learning_rate": 1e-3,
+        "warmup": 0.0,
+        "log_every": 1,
+        "save_every": 2,
+        "keep_checkpoints": 3,
+        "communication_timeout_s": 60.0,
+    },
+    "evaluation": {"batch_size": 8, "num_cases": 4, "top_k": 3},
+}
 
 
 @dataclass(frozen=True)
@@ -120,5 +161,55 @@ def trained(small, spatialrgpt_command, tmp_path_factory: pytest.TempPathFactory
     """The folder of a finished run: four steps of ZeRO-2 in one process."""
     folder = tmp_path_factory.mktemp("trained")
     code, output = spatialrgpt_command(small.train(folder / "run"), folder / "ranks")
+    assert code == 0, output
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def sprc_small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """A small world of triplets with region pairs, in CIRR's layout."""
+    from sprc.config import SyntheticSettings
+    from sprc.synthetic import write_world
+
+    folder = tmp_path_factory.mktemp("sprc-small")
+    write_world(folder / "world", SyntheticSettings(**SPRC_WORLD))
+    config = folder / "small.yaml"
+    data = {"dataset": "CIRR", "box_file": str(folder / "world" / "boxes" / "pairs.{split}.json")}
+    config.write_text(yaml.safe_dump({**SPRC_SMALL, "data": data}))
+    return Small(folder / "world", config)
+
+
+@pytest.fixture(scope="session")
+def sprc_commands() -> Callable[[Sequence[Sequence[str]], Path], list[tuple[int, str]]]:
+    """Run the real `main` several times in one forked process: exit code and output of each."""
+    # Here once, and not in every fork.
+    import sprc.train  # noqa: F401
+    from region_training.testing import start_ranks
+    from sprc.cli import main
+
+    mark = "=== end of a command"
+
+    def call(commands: Sequence[Sequence[str]], folder: Path) -> list[tuple[int, str]]:
+        def run(rank: int) -> list[int]:
+            codes = []
+            for words in commands:
+                codes.append(main(words))
+                print(mark, flush=True)  # noqa: T201 - between the outputs
+            return codes
+
+        outcome = start_ranks(run, 1, folder).wait(300.0)[0]
+        assert outcome.exit_code == 0, f"{outcome.error}\n{outcome.output}"
+        codes = outcome.result
+        assert isinstance(codes, list)
+        return list(zip(codes, outcome.output.split(mark)[: len(codes)], strict=True))
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def sprc_trained(sprc_small, sprc_commands, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of `sprc train`: two steps without the region loss, two with it."""
+    folder = tmp_path_factory.mktemp("sprc-trained")
+    ((code, output),) = sprc_commands([sprc_small.train(folder / "run")], folder / "ranks")
     assert code == 0, output
     return folder / "run"

@@ -36,6 +36,8 @@ def printed(rank: int, name: str) -> str:
         ("mask_pooling", ["| 4² | 1 |", "| 4² | 3 |"]),
         ("step_time", ["| data |", "| vision tower |", "| language model |", "| backward |", "| whole step |"]),
         ("engine_overhead", ["| 1 |", "| median |"]),
+        ("sprc_retrieval", ["| scoring |", "| metrics |", "| training, kept for backward |"]),
+        ("roi_features", ["| 1 | 1² |", "| 3 | 7² |"]),
     ],
 )
 def test_benchmark_prints_its_table(tmp_path, name, rows):

@@ -14,9 +14,13 @@ from region_training.config_tree import flatten, plain_tree
 from region_training.presets import preset_names
 from region_training.run_folder import HARMLESS_KEYS
 from spatialrgpt.cli import APPLICATION
+from sprc.cli import APPLICATION as SPRC
 
 ROOT = Path(__file__).parents[1]
-README, APP_README = ROOT / "README.md", ROOT / "apps" / "spatialrgpt" / "README.md"
+README, APP_README, SPRC_README = (
+    ROOT / name for name in ("README.md", "apps/spatialrgpt/README.md", "apps/sprc/README.md")
+)
+READMES = [(APPLICATION, APP_README), (SPRC, SPRC_README)]
 GUIDES, FORMATS, TROUBLE = (
     ROOT / "docs" / name for name in ("from-the-guides.md", "data-formats.md", "troubleshooting.md")
 )
@@ -34,6 +38,7 @@ PUBLIC_NAMES = {
         *("TaskType", "route_question", "DistanceHead", "LeftRightHead", "MultipleChoiceHead", "CountingHead"),
         "RegionHeads",
     ),
+    "roi_region_loss": ("extract_region_features", "compute_region_loss", "RegionContrastiveLoss"),
 }
 
 
@@ -97,7 +102,7 @@ def test_continuous_integration_runs_the_readmes_test_command():
 
 SNIPPETS = [
     pytest.param(snippet, id=f"{path.parent.name}-{number}")
-    for path in (README, APP_README)
+    for path in (README, APP_README, SPRC_README)
     for number, snippet in enumerate(blocks(path, "python"))
 ]
 
@@ -105,6 +110,7 @@ SNIPPETS = [
 def test_there_are_snippets():
     assert len(blocks(README, "python")) == 3
     assert len(blocks(APP_README, "python")) == 2
+    assert len(blocks(SPRC_README, "python")) == 2
 
 
 @pytest.mark.slow
@@ -113,6 +119,9 @@ def test_snippets_run(snippet, request, tmp_path):
     if "runs/spatialrgpt-tiny" in snippet:
         (tmp_path / "runs").mkdir()
         (tmp_path / "runs" / "spatialrgpt-tiny").symlink_to(request.getfixturevalue("trained"))
+    if "runs/sprc-tiny" in snippet:
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "sprc-tiny").symlink_to(request.getfixturevalue("sprc_trained"))
     (tmp_path / "snippet.py").write_text(snippet)
     # A fresh process, as a reader has it: nothing is imported or registered yet.
     done = subprocess.run(
@@ -121,44 +130,58 @@ def test_snippets_run(snippet, request, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-@pytest.mark.parametrize("text", blocks(APP_README, "yaml"))
-def test_configurations_of_the_readme_resolve(text, tmp_path):
+@pytest.mark.parametrize(
+    ("application", "text"), [(app, text) for app, path in READMES for text in blocks(path, "yaml")]
+)
+def test_configurations_of_the_readme_resolve(application, text, tmp_path):
     config = tmp_path / "my.yaml"
     config.write_text(text)
-    resolve_settings(APPLICATION, "train", ["--config", str(config)])
+    resolve_settings(application, "train", ["--config", str(config)])
 
 
-def command_lines(path: Path) -> list[list[str]]:
+def command_lines(path: Path, command: str) -> list[list[str]]:
     lines = "\n".join(blocks(path, "bash")).replace("\\\n", " ").splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
-    return [line[line.index("spatialrgpt") + 1 :] for line in words if "spatialrgpt" in line]
+    return [line[line.index(command) + 1 :] for line in words if command in line]
 
 
-@pytest.mark.parametrize("words", command_lines(APP_README), ids=" ".join)
-def test_commands_of_the_readme_parse(words):
+@pytest.mark.parametrize(
+    ("application", "words"),
+    [
+        pytest.param(app, words, id=f"{app.name} {' '.join(words)}")
+        for app, path in READMES
+        for words in command_lines(path, app.name)
+    ],
+)
+def test_commands_of_the_readme_parse(application, words):
     verb, *rest = words
-    if verb in APPLICATION.verbs:
-        resolve_settings(APPLICATION, verb, rest)
+    if verb in application.verbs:
+        resolve_settings(application, verb, rest)
     else:
         assert verb in ("show-config", "env")
 
 
 # Tables --------------------------------------------------------------------------------------------------------------
 
-FLAG_ROWS = table_rows(GUIDES, "## Flags")
+FLAG_TABLES = [(APPLICATION, table_rows(GUIDES, "## Flags")), (SPRC, table_rows(GUIDES, "### Flags of `sprc train`"))]
 
 
-def test_the_flags_table_is_the_applications():
-    sets = {codes(flag)[0]: codes(target)[0] if codes(target) else None for flag, target, _ in FLAG_ROWS}
-    assert sets == dict(APPLICATION.legacy_flags)
+@pytest.mark.parametrize(("application", "rows"), FLAG_TABLES)
+def test_the_flags_table_is_the_applications(application, rows):
+    sets = {codes(flag)[0]: codes(target)[0] if codes(target) else None for flag, target, _ in rows}
+    assert sets == dict(application.legacy_flags)
 
 
-@pytest.mark.parametrize(("flag", "target", "example"), FLAG_ROWS, ids=[codes(row[0])[0] for row in FLAG_ROWS])
-def test_examples_of_the_flags_table_set_what_it_says(flag, target, example, tmp_path):
+@pytest.mark.parametrize(
+    ("application", "flag", "target", "example"),
+    [pytest.param(app, *row, id=f"{app.name} {codes(row[0])[0]}") for app, rows in FLAG_TABLES for row in rows],
+)
+def test_examples_of_the_flags_table_set_what_it_says(application, flag, target, example, tmp_path):
     defaults = tmp_path / "defaults.yaml"
-    defaults.write_text("")
+    # The region loss of sprc is refused without boxes.
+    defaults.write_text("data: {box_file: boxes.json}" if application is SPRC else "")
     base, given = (
-        flatten(plain_tree(resolve_settings(APPLICATION, "train", ["--config", str(defaults), *words])))
+        flatten(plain_tree(resolve_settings(application, "train", ["--config", str(defaults), *words])))
         for words in ([], shlex.split(codes(example)[0]))
     )
     assert codes(example)[0].replace("-", "_").startswith(codes(flag)[0].replace("-", "_"))
@@ -178,17 +201,23 @@ def test_every_item_of_a_guide_has_a_row(guide):
     assert items == [f"{guide}{number}" for number in range(1, {"A": 16, "B": 15}[guide])]
 
 
+def test_every_item_of_the_region_loss_guide_has_a_row():
+    rows = table_rows(GUIDES, "## Guide 3: the RoI region loss in SPRC")
+    assert [item for row in rows for item in row[0].split(", ")] == [f"S{number}" for number in range(1, 18)]
+
+
 def test_names_of_code_in_the_guides_table_exist():
     text = GUIDES.read_text(encoding="utf-8")
-    found = re.findall(r"`((?:region_core|region_heads|spatialrgpt)\.\w+)", text)
+    found = re.findall(r"`((?:region_core|region_heads|roi_region_loss|spatialrgpt|sprc)\.\w+)", text)
     assert len(found) >= 8
     for module, _, name in (dotted.partition(".") for dotted in found):
         assert name in dir(importlib.import_module(module)), f"{module}.{name}"
 
 
-def test_the_presets_table_lists_every_preset():
-    listed = [codes(row[0])[0] for row in table_rows(APP_README, "## Presets")]
-    assert sorted(listed) == preset_names(APPLICATION.presets_package)
+@pytest.mark.parametrize(("application", "readme"), READMES)
+def test_the_presets_table_lists_every_preset(application, readme):
+    listed = [codes(row[0])[0] for row in table_rows(readme, "## Presets")]
+    assert sorted(listed) == preset_names(application.presets_package)
 
 
 def test_the_switches_table_states_the_defaults(tmp_path):

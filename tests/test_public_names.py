@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("region_core", "region_heads", "region_training", "spatialrgpt")
+PACKAGES = ("region_core", "region_heads", "region_training", "roi_region_loss", "spatialrgpt", "sprc")
 
 
 def _stub_names(package):
