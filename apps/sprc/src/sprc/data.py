@@ -53,7 +53,7 @@ class TripletDataset(Dataset):
         transform: From an image file to the model's input.
         box_file: Boxes by image or by pair; without a file the triplets' own boxes, where they have any.
         box_options: How boxes are read, paired and filtered. Without it and without a file samples have no regions.
-        tokens: Cached tokens of the frozen tower by image name; images are then not opened.
+        tokens: Cached tokens of the frozen tower by image name; they take the place of pixels.
         training: Two captions are joined in one of four ways, drawn anew in every epoch; without it always as "a and
             b". Images of the gallery that no triplet names need not be there, since nothing is ranked.
         seed: The draws are a pure function of (seed, epoch, index).

@@ -20,7 +20,7 @@ from torch import Tensor
 from sprc.data import TripletDataset
 from sprc.regions import BoxOptions
 from sprc.transforms import ImageTransform
-from sprc.triplets import OnMissing, Triplet, TripletSplit, read_json, read_name_to_path, require_known, require_texts
+from sprc.triplets import OnMissing, Triplet, TripletSplit, read_json, read_name_to_path, require_known
 
 logger = logging.getLogger(__name__)
 
@@ -104,14 +104,12 @@ def read_oacirr(root: Path | str, split: str, transform: ImageTransform) -> Trip
         reference = require_known(require(record, "reference", str, where), paths, f"{where}, key 'reference'")
         target = require_known(require(record, "target", str, where), paths, f"{where}, key 'target'")
         category = record.get("object_category")
-        subset = record.get("target_subset_vitG")
         triplets.append(
             Triplet(
                 pair_id=str(index),
                 reference=reference,
                 target=target,
                 captions=(require(record, "modification_text_mllm", str, where),),
-                members=() if subset is None else require_texts(subset, f"{where}, key 'target_subset_vitG'"),
                 category=None if category is None else require(record, "object_category", str, where),
                 reference_box=normalise(reference, record.get("reference_bounding_box"), f"{where}, reference"),
                 target_box=normalise(target, boxes.get(target), f"{box_file.name}, key {target!r}"),

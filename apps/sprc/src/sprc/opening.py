@@ -70,7 +70,7 @@ def use_cached_tokens(
     """Let a data set read the frozen tower's tokens from a cache of its split.
 
     Args:
-        dataset: The data set; from here on its images are not opened.
+        dataset: The data set; from here on tokens take the place of its images.
         folder: Holds one cache per split.
         model: The model whose tower the tokens come from; only its tower is used.
         batch_size: Images per batch of a build.

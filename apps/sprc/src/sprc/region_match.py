@@ -28,8 +28,16 @@ def best_region_match(model: SPRCModel, dataset: TripletDataset, triplet: Triple
     pairs = dataset.regions.original(triplet)
     names = (triplet.reference, triplet.target)
     seen = [dataset.transform.read(dataset.split.image_path(name)) for name in names]
-    grid = model.config.grid
-    found = filter_pairs(pairs.reference, pairs.target, seen[0].affine, seen[1].affine, (grid.height, grid.width))
+    grid, limits = model.config.grid, model.config.region
+    found = filter_pairs(
+        pairs.reference,
+        pairs.target,
+        seen[0].affine,
+        seen[1].affine,
+        (grid.height, grid.width),
+        min_visible=limits.min_visible,
+        min_side_cells=limits.min_side_cells,
+    )
     if not found.kept.any():
         return None
     images = torch.stack([image.image for image in seen]).to(model.device)
