@@ -1,56 +1,14 @@
-import multiprocessing
-import os
-import traceback
-import warnings
-
 import pytest
 import torch
-import torch.distributed as dist
 from region_core import all_gather_with_grad, all_reduce_sum, gather_objects, own_slice
+from region_core.testing import run_forked_ranks
 
 WORLD_SIZE = 2
 
 
-def _rank_main(function, rank, rendezvous, results):
-    # One thread: threads that the parent's OpenMP pool had do not exist after a fork.
-    torch.set_num_threads(1)
-    try:
-        dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=WORLD_SIZE)
-        results.put((rank, function(rank), None))
-    except BaseException:
-        results.put((rank, None, traceback.format_exc()))
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        results.close()
-        results.join_thread()
-        os._exit(0)
-
-
 @pytest.fixture
 def run_ranks(tmp_path):
-    """Run a function on two forked ranks and return what each returned; torch is imported once, here."""
-
-    def run(function):
-        context = multiprocessing.get_context("fork")
-        results = context.Queue()
-        ranks = [
-            context.Process(target=_rank_main, args=(function, rank, tmp_path / "rendezvous", results), daemon=True)
-            for rank in range(WORLD_SIZE)
-        ]
-        with warnings.catch_warnings():
-            # Python 3.12 and later warn of every fork beside threads; the children above use none of them.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            for process in ranks:
-                process.start()
-        outcomes = sorted(results.get(timeout=60) for _ in ranks)
-        for process in ranks:
-            process.join(timeout=10)
-        failures = [f"rank {rank}:\n{failure}" for rank, _, failure in outcomes if failure is not None]
-        assert not failures, "\n".join(failures)
-        return [result for _, result, _ in outcomes]
-
-    return run
+    return lambda function: run_forked_ranks(function, tmp_path, num_ranks=WORLD_SIZE)
 
 
 def test_without_a_process_group_there_is_one_rank():
