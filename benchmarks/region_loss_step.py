@@ -15,7 +15,7 @@ from sprc import SPRCConfig, SPRCModel
 from stopwatch import Stopwatch, options_of
 
 
-def make_config(shrink: int) -> SPRCConfig:
+def make_config(shrink: int, region_queries: int) -> SPRCConfig:
     """Sizes of ViT-g and BERT-base, divided; heads of the published width of 88 and 64."""
     vision_heads, text_heads = max(16 // shrink, 1), max(12 // shrink, 1)
     return SPRCConfig(
@@ -36,6 +36,7 @@ def make_config(shrink: int) -> SPRCConfig:
         },
         image_text_hidden_size=256 // shrink,
         use_region_loss=True,
+        region_queries=region_queries,
     )
 
 
@@ -72,13 +73,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--shrink", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--pairs", type=int, default=2, help="pairs of boxes per triplet")
+    parser.add_argument("--region-queries", type=int, default=SPRCConfig.region_queries, help="queries per region")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(words)
     if options.quick:
         options.shrink, options.batch_size, options.rounds = 16, 2, 1
     watch = Stopwatch(options.device, options.threads)
     torch.manual_seed(0)
-    config = make_config(options.shrink)
+    config = make_config(options.shrink, options.region_queries)
     model = SPRCModel(config).to(options.device).train()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-5)
     live = {
@@ -88,7 +90,8 @@ def main(words: Sequence[str] | None = None) -> None:
     for side in ("reference", "target"):
         cached[f"{side}_tokens"] = model.image_tokens(cached.pop(f"{side}_images"))
     print(
-        f"{watch.describe()}; sizes / {options.shrink}, batch {options.batch_size}, {options.pairs} pairs per triplet\n"
+        f"{watch.describe()}; sizes / {options.shrink}, batch {options.batch_size}, {options.pairs} pairs per triplet, "
+        f"{options.region_queries} queries per region\n"
     )
     print("| images | without s | with region loss s | more |\n| :--- | ---: | ---: | ---: |")
     for name, batch in (("live tower", live), ("cached tokens", cached)):

@@ -84,6 +84,7 @@ SPRC_SMALL = {
         },
         "vocabulary_size": 128,
         "num_query_tokens": 2,
+        "region_queries": 2,
         "image_text_hidden_size": 8,
         "max_caption_tokens": 16,
         "use_region_loss": True,

@@ -37,6 +37,7 @@ def printed(rank: int, name: str) -> str:
         ("step_time", ["| data |", "| vision tower |", "| language model |", "| backward |", "| whole step |"]),
         ("engine_overhead", ["| 1 |", "| median |"]),
         ("sprc_retrieval", ["| scoring |", "| metrics |", "| training, kept for backward |"]),
+        ("token_cache", ["| 15 |"]),
         ("roi_features", ["| 1 | 1² |", "| 3 | 7² |"]),
     ],
 )

@@ -44,13 +44,19 @@ def test_what_is_not_there_is_named_before_training(sprc_small, sprc_commands, t
     image.unlink()
     found = sprc_commands(
         [
-            _words(sprc_small, uncovered, "--box-file", str(boxes), "--data.min_coverage", "0.5"),
+            _words(sprc_small, uncovered, "--box-file", str(boxes)),
             _words(sprc_small, lost),
         ],
         tmp_path / "ranks",
     )
     # The keys are images of no triplet (table 1: unknown box keys).
-    said = (str(boxes), "0 of 24 image keys found", "expected a share of 0.5 or more", "no-such-image")
+    said = (
+        str(boxes),
+        "0 of 24 image keys found",
+        "expected a share of 0.5 or more",
+        "no-such-image",
+        "data.min_coverage",
+    )
     _assert_refused(uncovered / "run", *found[0], *said)
     _assert_refused(lost / "run", *found[1], str(image), "1 of", "'train' are missing", "cap.rc2.train.json")
 

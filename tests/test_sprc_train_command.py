@@ -59,6 +59,8 @@ def test_every_loss_is_logged_and_the_region_loss_from_its_epoch_on(sprc_trained
         assert line["loss/total"] == pytest.approx(total, rel=1e-5)
     assert lines[2]["loss/region"] > 0.1
     assert lines[2]["loss/region_pairs"] > 1
+    reasons = ("no_partner", "not_visible", "too_small", "over_cap")
+    assert lines[2].keys() >= {f"loss/region_dropped_{reason}" for reason in reasons}
     assert [line["step"] for line in _lines(sprc_trained) if "eval/Avg" in line] == [4]
 
 
@@ -136,6 +138,19 @@ def test_cached_tokens_train_as_images_do(sprc_trained, cached):
         for name, value in line.items():
             # Not to the bit: the cache keeps 16 of 32 bits, a rounding of 1/2048 of each token.
             assert other[name] == pytest.approx(value, rel=1e-3, abs=1e-3), name
+
+
+def test_a_run_in_bf16_knows_its_own_cache_afterwards(cached, sprc_small, sprc_commands, tmp_path):
+    """The engine casts the tower; a key from before would refuse `cache` and the next run."""
+    tokens = str(tmp_path / "tokens")
+    quick = ("--training.precision", "bf16", "--training.max_steps", "1", "--data.token_cache", tokens)
+    words = [sprc_small.train(tmp_path / name, *quick) for name in ("first", "second")]
+    keep = ["cache", str(tmp_path / "first"), tokens, "--split", "val", "--device", "cpu"]
+    for code, output in sprc_commands([words[0], keep, words[1]], tmp_path / "ranks"):
+        assert code == 0, output
+    header = json.loads((tmp_path / "tokens" / "val" / "cache.json").read_text())
+    in_fp32 = json.loads((cached / "tokens" / "val" / "cache.json").read_text())
+    assert header["key"]["weights"] != in_fp32["key"]["weights"]
 
 
 def test_save_best_keeps_the_best_evaluation(cached):

@@ -57,6 +57,7 @@ class ToyModel:
             "vision_config": VISION,
             "qformer_config": QFORMER,
             "num_query_tokens": 3,
+            "region_queries": 3,
             "image_text_hidden_size": 8,
             "max_caption_tokens": 6,
             "region_output_size": 2,
@@ -162,6 +163,7 @@ def app_model() -> ModelSettings:
         qformer={**qformer, "max_position_embeddings": 24},
         vocabulary_size=80,
         num_query_tokens=3,
+        region_queries=3,
         image_text_hidden_size=8,
         max_caption_tokens=12,
     )

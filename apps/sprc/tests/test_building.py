@@ -7,7 +7,7 @@ import torch
 from region_training.parts import ModelParts
 from region_training.settings import TrainingSettings
 from roi_region_loss.config import RegionLossConfig
-from sprc.building import PARTS, build_config, build_model, build_tokenizer
+from sprc.building import PARTS, build_config, build_model, build_tokenizer, with_tower_dtype
 from sprc.config import ModelSettings
 from sprc.tokenizer import train_tokenizer
 from transformers import Blip2Config, Blip2ForImageTextRetrieval, Blip2QFormerConfig, Blip2VisionConfig
@@ -28,6 +28,7 @@ def settings(toy_model) -> ModelSettings:
         qformer=qformer,
         vocabulary_size=60,
         num_query_tokens=3,
+        region_queries=3,
         image_text_hidden_size=8,
         max_caption_tokens=6,
         use_region_loss=True,
@@ -142,10 +143,38 @@ def test_free_keys_of_a_part_may_be_set_over_a_checkpoint(settings, tokenizer, t
         build_config(replace(wanted, qformer={"hidden_size": 32}), tokenizer)
 
 
+def test_a_region_has_no_more_queries_than_the_pretrained_model(settings, blip2, tokenizer):
+    _, folder = blip2
+    assert build_config(from_folder(settings, blip2=str(folder), region_queries=2), tokenizer).region_queries == 2
+    with pytest.raises(ValueError, match=r"region_queries is 8, expected 1 to 3 \(num_query_tokens\)"):
+        build_config(from_folder(settings, blip2=str(folder), region_queries=8), tokenizer)
+
+
+def test_how_images_are_read_needs_no_tokenizer(settings, blip2, tokenizer):
+    _, folder = blip2
+    for wanted in (settings, from_folder(settings, blip2=str(folder))):
+        with_words, without = build_config(wanted, tokenizer), build_config(wanted, None)
+        assert (without.grid, without.image_size, without.region) == (
+            *(with_words.grid, with_words.image_size, with_words.region),
+        )
+
+
 def test_the_tower_of_a_new_model_may_have_another_dtype(settings, tokenizer):
     model = build_model(replace(settings, vision={**settings.vision, "dtype": "bfloat16"}), tokenizer)
     assert model.vision_tower.dtype == torch.bfloat16
     assert model.ln_vision.weight.dtype == torch.float32
+
+
+def test_training_in_bf16_settles_the_type_of_the_tower(settings, caplog):
+    assert with_tower_dtype(settings, "fp32") is settings
+    assert with_tower_dtype(settings, "bf16").vision == {**settings.vision, "dtype": "bfloat16"}
+    pretrained = from_folder(settings, blip2="somewhere")
+    assert with_tower_dtype(pretrained, "bf16").vision == {"dtype": "bfloat16"}
+    assert caplog.text == ""
+    told = replace(settings, vision={**settings.vision, "dtype": "float16"})
+    assert with_tower_dtype(told, "bf16").vision["dtype"] == "bfloat16"
+    assert "model.vision.dtype 'float16' has no effect" in caplog.text
+    assert with_tower_dtype(told, "fp32") is told
 
 
 def test_misspelt_keys_are_refused(settings, tokenizer):

@@ -51,6 +51,7 @@ def sample(num_pairs: int, index: int = 0, *, tokens: bool = False, target: bool
         20 + index if target else NO_IMAGE_ID,
         f"pair-{index}",
         index,
+        {"too_small": 1, "over_cap": num_pairs},
     )
 
 
@@ -78,6 +79,8 @@ def test_regions_are_packed_with_their_owner(collate):
     assert torch.equal(batch["reference_boxes"], torch.cat([one.reference_boxes for one in samples]))
     assert torch.equal(batch["target_boxes"], torch.cat([one.target_boxes for one in samples]))
     assert batch["pair_weights"].tolist() == [0.5, 0.5, 0.5]
+    # no_partner, not_visible, too_small, over_cap
+    assert batch["dropped_regions"].tolist() == [[0, 0, 1, 2], [0, 0, 1, 0], [0, 0, 1, 1]]
 
 
 def test_boxes_of_equal_length_are_not_transposed(collate):
@@ -100,7 +103,7 @@ def test_a_batch_without_any_region_keeps_its_shapes(collate):
 def test_without_the_region_loss_there_are_no_regions(tokenizer):
     collate = TripletCollator(tokenizer, use_region_loss=False)
     batch = collate([sample(2)])
-    assert not {"reference_boxes", "target_boxes", "pair_owner", "pair_weights"} & set(batch)
+    assert not {"reference_boxes", "target_boxes", "pair_owner", "pair_weights", "dropped_regions"} & set(batch)
     assert "region" not in batch["loss_counts"]
     collate.use_region_loss = True  # S11: at run time
     assert len(collate([sample(2)])["pair_weights"]) == 2
@@ -136,6 +139,7 @@ def test_plain_triples_and_quintuples_of_the_guide(collate):
     torch.testing.assert_close(batch["target_boxes"], torch.tensor([second, first]))
     assert batch["pair_owner"].tolist() == [0, 1]
     assert batch["pair_weights"].tolist() == [1.0, 1.0]
+    assert batch["dropped_regions"][:, 0].tolist() == [1, 0, 1, 0]
     assert batch["input_ids"][0].tolist() == [2, 4, 5, 6, 3, 0]
     # The same pixels are the same image, on either side.
     assert batch["reference_ids"][1] == batch["target_ids"][0]

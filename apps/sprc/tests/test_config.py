@@ -32,6 +32,21 @@ def test_weights_come_from_one_place():
     assert ModelSettings(checkpoint="b", vision={"dtype": "bfloat16"}).checkpoint == "b"
 
 
+def test_a_region_is_read_by_queries_that_there_are():
+    with pytest.raises(ValueError, match=r"model\.region_queries is 8, expected 1 to 4 \(model\.num_query_tokens\)"):
+        ModelSettings(num_query_tokens=4)
+    ModelSettings(num_query_tokens=4, region_queries=4)
+    ModelSettings(num_query_tokens=4, region_mode="tokens")
+    # Its own number of queries is known when it is read.
+    ModelSettings(checkpoint="a", num_query_tokens=4)
+
+
+def test_half_of_the_triplets_need_boxes_by_default():
+    assert DataSettings().min_coverage == 0.5
+    with pytest.raises(ValueError, match=r"data\.min_coverage is 50\.0, expected a share in \[0, 1\]"):
+        DataSettings(min_coverage=50.0)
+
+
 def test_there_is_no_synthetic_oacirr():
     with pytest.raises(ValueError, match=r"no synthetic OACIRR, expected data\.dataset CIRR or FashionIQ"):
         DataSettings(dataset="OACIRR", synthetic=SyntheticSettings())

@@ -199,7 +199,7 @@ def test_published_sizes_are_read_off_the_weights():
     for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
         assert vars(config.qformer)[name] == vars(qformer)[name]
     assert (config.qformer.vocab_size, config.qformer.cross_attention_frequency) == (30523, 2)
-    assert (config.num_query_tokens, config.image_text_hidden_size) == (32, 256)
+    assert (config.num_query_tokens, config.region_queries, config.image_text_hidden_size) == (32, 8, 256)
 
 
 def test_a_bias_of_the_keys_has_no_place_in_the_published_layout(trained):
@@ -237,6 +237,7 @@ def test_transformers_blip2_becomes_ours(blip2, tmp_path):
     train_tokenizer(["make it red"], 20).save_pretrained(folder)
     convert(ConvertSettings(source=str(folder), output=str(tmp_path)))
     found = SPRCModel.from_pretrained(tmp_path)
+    assert (found.config.num_query_tokens, found.config.region_queries) == (3, 3)
     back = to_their_names(BLIP2, found.state_dict())
     expected = {name: value for name, value in source.state_dict().items() if not name.startswith("itm_head")}
     assert set(back) == set(expected)

@@ -121,6 +121,32 @@ def test_names_that_do_not_match_are_reported(make, caplog):
         make(records, box_options=BoxOptions(grid=(8, 8), min_coverage=0.5))
 
 
+def test_pairs_that_are_cut_away_do_not_take_the_place_of_others(make):
+    # TargetPad cuts a tenth off either end of the wide image.
+    cut = [0.0, 0.3, 0.1, 0.7]
+    records = {"1": [{"ref": cut, "target": MIDDLE}, {"ref": MIDDLE, "target": MIDDLE, "weight": 0.5}]}
+    one = BoxOptions(grid=(8, 8), loss=RegionLossConfig(max_pairs_per_triplet=1))
+    dataset = make(records, box_options=one)
+    assert dataset[0].pair_weights.tolist() == [0.5]
+    assert dataset[0].dropped == {"not_visible": 1, "too_small": 0, "over_cap": 0}
+    assert dataset.original_boxes(dataset.split.triplets[0]) == ((tuple(MIDDLE),), (tuple(MIDDLE),))
+
+
+def test_boxes_without_a_partner_are_counted_where_no_pair_is_left(make):
+    assert make({"wide": [MIDDLE, MIDDLE]})[0].dropped == {"no_partner": 2}
+
+
+def test_pairs_without_a_weight_do_not_count_as_covered(make):
+    changed = [{"ref": MIDDLE, "target": MIDDLE, "relation": "changed"}]
+    records = {"1": changed, "2": changed, "3": [{"ref": MIDDLE, "target": MIDDLE}]}
+    half = BoxOptions(grid=(8, 8), min_coverage=0.5)
+    with pytest.raises(ValueError, match=r"boxes\.json: .*1 of 3 triplets .*0\.5 or more, got 0\.333\. .*lower"):
+        make(records, box_options=half)
+    make(records, box_options=BoxOptions(grid=(8, 8), min_coverage=0.3))
+    asked = RegionLossConfig(use_changed_pairs=True)
+    make(records, box_options=BoxOptions(grid=(8, 8), min_coverage=0.5, loss=asked))
+
+
 def test_names_without_pairs_do_not_count_as_covered(make):
     empty = {"wide": [], "tall": [], "square": []}
     with pytest.raises(ValueError, match=r"0 of 3 triplets .*expected a share of 0\.5"):

@@ -1,14 +1,17 @@
 """Held-out recalls against a slow plain search, ranks that share the work, and `sprc evaluate`."""
 
+import copy
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from region_training.ranks import Ranks
 from sprc.cli import main
 from sprc.encoding import compose_queries, encode_gallery
 from sprc.evaluate import CHANCE, MODEL, SHUFFLED, Evaluation, RetrievedRecord, evaluate, others
+from sprc.index import GalleryIndex
 
 EPSILON = 1e-5
 """Scores closer than this may change places between two ways to compute them."""
@@ -168,6 +171,56 @@ def test_two_ranks_find_what_one_finds(cirr, cirr_evaluation):
     for evaluation in seen[1:]:
         for mine, whole in zip(evaluation.records, cirr_evaluation.records, strict=True):
             assert mine.similarities == pytest.approx(whole.similarities, abs=EPSILON)
+
+
+@pytest.fixture
+def searched_on(monkeypatch):
+    """The devices that galleries are put on."""
+    devices, plain = [], GalleryIndex.to
+
+    def to(index, device):
+        devices.append(device)
+        return plain(index, device)
+
+    monkeypatch.setattr(GalleryIndex, "to", to)
+    return devices
+
+
+def test_every_search_is_on_the_models_device(cirr, tmp_path, searched_on):
+    evaluate(cirr.model, cirr.tokenizer, cirr.open(), cirr.settings.evaluation)
+    run = cirr.begin_run(tmp_path / "run").path
+    image = next((cirr.root / "img_raw/dev").glob("*.png"))
+    words = ["--device", "cpu", "--output"]
+    assert main(["submit", str(run), *words, str(tmp_path / "files")]) == 0
+    asked = [
+        "--image",
+        str(image),
+        "--text",
+        "is red",
+        "--gallery",
+        str(image.parent),
+        "--index",
+        str(tmp_path / "kept"),
+    ]
+    for _ in range(2):  # made, then read again
+        assert main(["predict", str(run), *words, str(tmp_path / "found.html"), *asked]) == 0
+    assert searched_on == [cirr.model.device] * 4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["CIRR", "FashionIQ"])
+def test_a_gpu_finds_what_the_cpu_finds(world_of, searched_on, name):
+    world = world_of(name)
+    settings = world.settings.evaluation
+    expected = evaluate(world.model, world.tokenizer, world.open(), settings)
+    model = copy.deepcopy(world.model).to("cuda")
+    found = evaluate(model, world.tokenizer, world.open(), settings)
+    assert [torch.device(device).type for device in searched_on] == ["cpu", "cuda"]
+    for mine, other in zip(found.records, expected.records, strict=True):
+        assert mine.similarities == pytest.approx(other.similarities, abs=1e-4)
+    same = sum(mine.rank == other.rank for mine, other in zip(found.records, expected.records, strict=True))
+    assert same >= 0.8 * len(expected.records)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from sprc.index import GalleryIndex, IndexKey
 from sprc.ranking import ABSENT
 from torch.nn import functional as F
 
-KEY = IndexKey(weights="w" * 8, transform="targetpad-224", gallery="CIRR val")
+KEY = IndexKey(weights="w" * 8, transform="targetpad-224", constants="eps=1e-06", gallery="CIRR val")
 
 
 def random_index(num_images=37, num_vectors=5, dim=8, **options):
@@ -131,7 +131,7 @@ def test_a_part_of_the_gallery():
     part = index.select(["image-5", "image-1"], gallery="dress")
     assert part.names == ["image-5", "image-1"]
     assert torch.equal(part.features, index.features[[5, 1]])
-    assert part.key == IndexKey(KEY.weights, KEY.transform, "dress")
+    assert part.key == IndexKey(KEY.weights, KEY.transform, KEY.constants, "dress")
     assert index.select(["image-5"]).key == KEY
 
 
@@ -201,8 +201,10 @@ def test_a_saved_index_is_the_same(tmp_path, dtype):
 def test_an_index_of_other_weights_is_refused(tmp_path):
     path = tmp_path / "val.safetensors"
     random_index(key=KEY).save(path)
-    other = IndexKey("x" * 8, KEY.transform, "CIRR test1")
-    with pytest.raises(ValueError, match=r"weights 'wwwwwwww', expected 'xxxxxxxx'; gallery 'CIRR val', expected"):
+    other = IndexKey("x" * 8, KEY.transform, "eps=1e-05", "CIRR test1")
+    with pytest.raises(
+        ValueError, match=r"'wwwwwwww', expected 'xxxxxxxx'; constants 'eps=1e-06', .*; gallery 'CIRR val',"
+    ):
         GalleryIndex.load(path, key=other)
 
 

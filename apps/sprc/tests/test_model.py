@@ -27,6 +27,18 @@ def test_loss_is_the_weighted_sum_and_monitors_are_only_for_the_log(toy_model, m
     assert {"region_positive_similarity", "region_recall_at_1"} <= set(means)
 
 
+def test_what_was_dropped_is_logged_by_reason_and_trains_nothing(toy_model, model):
+    batch = toy_model.batch()
+    expected = model(**batch).loss
+    output = model(**batch, dropped_regions=torch.tensor([[1, 0, 2, 0], [0, 0, 3, 0], [0, 1, 0, 0]]))
+    means = output.losses.means()
+    reasons = ("no_partner", "not_visible", "too_small", "over_cap")
+    # Per triplet, so that the number does not depend on how a batch is split.
+    expected_means = pytest.approx([1 / 3, 1 / 3, 5 / 3, 0.0])
+    assert [means[f"region_dropped_{reason}"] for reason in reasons] == expected_means
+    torch.testing.assert_close(output.loss, expected)
+
+
 def test_region_items_are_counted_by_weight(toy_model, model):
     batch = toy_model.batch()
     assert float(model(**batch).losses["region"].count) == pytest.approx(batch["pair_weights"].sum().item())

@@ -72,6 +72,7 @@ def _own(cirr):
         "vision_config": config.vision_config,
         "qformer_config": config.qformer_config,
         "num_query_tokens": 3,
+        "region_queries": 3,
         "image_text_hidden_size": 8,
         "max_caption_tokens": 12,
     }
@@ -84,6 +85,33 @@ def test_coverage_is_asked_of_the_training_split_alone(cirr, tmp_path):
     with pytest.raises(ValueError, match=r"boxes\.json"):
         open_dataset(data, cirr.model.config, "train", training=True)
     assert len(open_dataset(data, cirr.model.config, "val")) == 48
+
+
+def test_a_file_for_a_few_images_stops_a_training_unless_that_is_meant(cirr, tmp_path):
+    """A box file that covers 3 % of the images."""
+    names = cirr.open("train").split.gallery
+    file = tmp_path / "few.json"
+    file.write_text(json.dumps({names[0]: [[0.1, 0.1, 0.9, 0.9]]}))
+    data = replace(cirr.settings.data, box_file=str(file))
+    with pytest.raises(ValueError, match=r"few\.json: 1 of 30 image keys found.*got 0\.033.*data\.min_coverage"):
+        open_dataset(data, cirr.model.config, "train", training=True)
+    open_dataset(replace(data, min_coverage=0.0), cirr.model.config, "train", training=True)
+
+
+def test_missing_images_are_dropped_and_images_left_as_stored_where_that_is_asked_for(cirr, tmp_path):
+    root = tmp_path / "world"
+    shutil.copytree(cirr.root, root)
+    data = replace(cirr.settings.data, root=str(root), upstream_order=True)
+    whole = open_dataset(data, cirr.model.config, "val")
+    assert whole.transform.upstream_order
+    assert not cirr.open("val").transform.upstream_order
+    lost = whole.split.triplets[0].reference
+    whole.split.image_path(lost).unlink()
+    with pytest.raises(ValueError, match="are missing"):
+        open_dataset(data, cirr.model.config, "val")
+    left = open_dataset(replace(data, on_missing="drop"), cirr.model.config, "val")
+    assert len(left) < len(whole)
+    assert lost not in left.split.gallery
 
 
 def test_training_needs_the_images_of_its_triplets_alone(cirr, tmp_path):

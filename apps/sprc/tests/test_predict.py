@@ -1,5 +1,6 @@
 """`sprc predict`: a folder of images is searched, its features are kept, and the reference is no answer."""
 
+import json
 import os
 import shutil
 
@@ -110,6 +111,19 @@ def test_other_weights_have_another_index(run, gallery, tmp_path, capsys):
     with_index = _lines(capsys)[4:]
     assert _predict(other, gallery, tmp_path)[0] == 0
     assert _lines(capsys) == with_index
+
+
+def test_other_normalisation_or_epsilon_has_another_index(run, gallery, tmp_path, capsys):
+    """They are in the model's configuration, not among its weights."""
+    index, other = tmp_path / "index", tmp_path / "other"
+    assert _predict(run.path, gallery, tmp_path, "--index", str(index))[0] == 0
+    for number, change in enumerate(({"image_std": [0.5, 0.5, 0.5]}, {"ln_vision_eps": 1e-2}), 2):
+        shutil.copytree(run.path, other)
+        config = other / "model" / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+        assert _predict(other, gallery, tmp_path, "--index", str(index))[0] == 0
+        assert len(list(index.iterdir())) == number
+        shutil.rmtree(other)
 
 
 def test_a_model_folder_of_a_run_keeps_the_runs_transform(run, gallery, tmp_path, capsys):

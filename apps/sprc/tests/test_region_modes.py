@@ -3,6 +3,7 @@
 import pytest
 import torch
 from region_core.losses import LossTerms
+from roi_region_loss.contrastive import unit_rows
 from sprc.reach import count_reached
 from sprc.vision import value_tokens
 
@@ -21,6 +22,30 @@ def test_the_count_by_name_is_what_the_gradient_reaches(toy_model, mode):
     gradients = torch.autograd.grad(region, trained, allow_unused=True)
     reached = sum(value.numel() for value, grad in zip(trained, gradients, strict=True) if grad is not None)
     assert count_reached(model) == (reached, sum(value.numel() for value in trained))
+
+
+def test_a_region_is_read_by_its_own_queries_alone(toy_model):
+    model, whole = (toy_model.model(region_queries=number) for number in (2, 3))
+    region = model(**toy_model.batch()).losses["region"].total
+    (gradient,) = torch.autograd.grad(region, [model.composer.query_tokens.weight])
+    assert gradient.abs().sum(dim=1).gt(0).tolist() == [True, True, False]
+    assert count_reached(whole).num_reached - count_reached(model).num_reached == 16
+    keys = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(0))
+    read = model.composer.project_image(keys, 2)
+    torch.testing.assert_close(model.region_branch.embed(model.composer, keys), read.mean(dim=1))
+    # Queries see each other, and retrieval is read by all of them.
+    assert (read - model.composer.project_image(keys)[:, :2]).abs().max() > 1e-4
+    assert model(**toy_model.batch()).target_features.shape == (3, 3, 8)
+
+
+def test_the_match_on_the_contact_sheet_is_embedded_as_the_loss_does(toy_model):
+    model = toy_model.model(region_queries=1)
+    batch = toy_model.batch()
+    seen = {}
+    model.region_branch.loss.register_forward_pre_hook(lambda module, given: seen.update(features=given[0]))
+    model(**batch)
+    found = model.region_features(batch["reference_images"], batch["reference_boxes"], batch["pair_owner"])
+    torch.testing.assert_close(found, unit_rows(seen["features"]), atol=1e-5, rtol=1e-5)
 
 
 def test_only_the_qformer_mode_trains_what_retrieval_uses(toy_model):

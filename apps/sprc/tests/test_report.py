@@ -75,7 +75,7 @@ def test_a_finished_run_has_everything(run, evaluation, held_out, capsys):
     assert "48 held-out queries" in shown
     # A path is one line, however narrow the terminal.
     assert f"report: {run.report_path}\n" in shown
-    assert set(run.read_results()) == {"scores", "protocol"}
+    assert set(run.read_results()) == {"scores", "protocol", "note"}
     page = run.report_path.read_text()
     for who, scores in evaluation.scores.items():
         assert who in page

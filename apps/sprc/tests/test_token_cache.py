@@ -1,14 +1,31 @@
 import json
+import os
 import pickle
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from sprc.token_cache import CacheKey, TokenCache, build_token_cache, weights_hash
+from sprc.token_build import build_token_cache
+from sprc.token_cache import CacheKey, TokenCache, weights_hash
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 NAMES = [f"image-{i}" for i in range(11)]
+CONSTANTS = "mean=0 std=1"
+
+
+@pytest.fixture(autouse=True)
+def _pictures(tmp_path_factory, monkeypatch):
+    """The files behind the names, in the current folder; what they hold is `load_image`'s business."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("pictures"))
+    for name in NAMES:
+        Path(name).write_text(name)
+
+
+def files_of(names):
+    return {name: Path(name) for name in names}
 
 
 class Tower(nn.Module):
@@ -47,14 +64,18 @@ class Counted:
 
 
 def key_of(tower, **options):
-    return CacheKey.of(tower, "targetpad-4", **options)
+    return CacheKey.of(tower, "targetpad-4", CONSTANTS, **options)
 
 
 def build(folder, tower=None, **options):
     tower = frozen_tower() if tower is None else tower
     options = {"names": NAMES, "load_image": load_image, "encode": tower, "key": None, "batch_size": 4} | options
     key = options.pop("key") or key_of(tower)
-    return build_token_cache(folder, key=key, show_progress=False, **options)
+    return build_token_cache(folder, files_of(options.pop("names")), key=key, show_progress=False, **options)
+
+
+def opened(folder, key):
+    return TokenCache(folder, key, files_of(NAMES))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -122,21 +143,22 @@ def test_a_second_build_opens_the_first(tmp_path):
     counted = Counted(tower)
     assert list(build(tmp_path / "cache", tower, encode=counted, names=NAMES[3:5])) == NAMES
     assert counted.count == 0
+    Path("image-99").write_text("new")
     with pytest.raises(ValueError, match=r"lacks 1 of 2 images, the first is 'image-99'"):
         build(tmp_path / "cache", tower, names=["image-1", "image-99"])
 
 
 def test_a_build_that_was_stopped_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("sprc.token_cache.SAVE_EVERY", 1)
+    monkeypatch.setattr("sprc.token_build.SAVE_EVERY", 1)
     tower = frozen_tower()
     with pytest.raises(RuntimeError, match="out of memory"):
         build(tmp_path / "cache", tower, encode=Counted(tower, fails_after=8))
     assert not (tmp_path / "cache").exists()
     with pytest.raises(FileNotFoundError, match="no token cache at"):
-        TokenCache(tmp_path / "cache", key_of(tower))
+        opened(tmp_path / "cache", key_of(tower))
     # Nor may the half be taken for a whole.
     with pytest.raises(ValueError, match="is not whole"):
-        TokenCache(tmp_path / "cache.partial", key_of(tower))
+        opened(tmp_path / "cache.partial", key_of(tower))
     counted = Counted(tower)
     resumed = build(tmp_path / "cache", tower, encode=counted)
     assert counted.count == 3
@@ -145,7 +167,7 @@ def test_a_build_that_was_stopped_goes_on(tmp_path, monkeypatch):
 
 
 def test_a_half_of_another_tower_is_begun_anew(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("sprc.token_cache.SAVE_EVERY", 1)
+    monkeypatch.setattr("sprc.token_build.SAVE_EVERY", 1)
     with pytest.raises(RuntimeError, match="out of memory"):
         build(tmp_path / "cache", encode=Counted(frozen_tower(), fails_after=8))
     other = frozen_tower(1)
@@ -160,11 +182,18 @@ def test_other_weights_and_transforms_are_named(tmp_path):
     tower, other = frozen_tower(), frozen_tower(1)
     build(tmp_path / "cache", tower)
     with pytest.raises(ValueError, match="was made with") as refused:
-        TokenCache(tmp_path / "cache", CacheKey.of(other, "squarepad-4"))
+        opened(tmp_path / "cache", CacheKey.of(other, "squarepad-4", CONSTANTS))
     assert f"weights {weights_hash(tower)!r}, expected {weights_hash(other)!r}" in str(refused.value)
     assert "transform 'targetpad-4', expected 'squarepad-4'" in str(refused.value)
     with pytest.raises(ValueError, match="dtype 'float16', expected 'bfloat16'"):
         build(tmp_path / "cache", tower, key=key_of(tower, dtype="bfloat16"))
+
+
+def test_other_constants_are_another_cache(tmp_path):
+    """The epsilon of a norm and the normalisation of pixels are no weights, and decide the tokens as well."""
+    cache = build(tmp_path / "cache")
+    with pytest.raises(ValueError, match="was made with constants 'mean=0 std=1', expected 'mean=1 std=1'"):
+        opened(cache.folder, replace(cache.key, constants="mean=1 std=1"))
 
 
 def test_a_tower_that_is_trained_has_no_key():
@@ -227,16 +256,52 @@ def test_an_image_that_cannot_be_read_stops_the_build(tmp_path):
         build(tmp_path / "cache", load_image=broken)
 
 
-def test_names_must_differ(tmp_path):
-    with pytest.raises(ValueError, match="got 2 names, 1 different ones"):
-        build(tmp_path / "cache", names=["image-1", "image-1"])
-    with pytest.raises(ValueError, match="got 0 names"):
+def test_there_must_be_images(tmp_path):
+    with pytest.raises(ValueError, match="got 0 images"):
         build(tmp_path / "cache", names=[])
+
+
+@pytest.mark.parametrize("change", ["content", "time"])
+def test_another_picture_under_a_known_name_is_seen(tmp_path, change):
+    cache = build(tmp_path / "cache")
+    if change == "content":
+        before = Path("image-7").stat()
+        Path("image-7").write_text("another picture")
+        # As old as the first one, as a restored backup is.
+        os.utime("image-7", ns=(before.st_atime_ns, before.st_mtime_ns))
+    else:
+        os.utime("image-7", ns=(1, 1))
+    message = r"made of other files: 1 of 11 images have changed, the first is 'image-7' .*; delete the cache"
+    with pytest.raises(ValueError, match=message):
+        opened(cache.folder, cache.key)
+    with pytest.raises(ValueError, match=message):
+        build(cache.folder)
+    # Only what is wanted counts.
+    assert len(build(cache.folder, names=NAMES[:7])) == 11
+
+
+def test_a_missing_file_is_named(tmp_path):
+    cache = build(tmp_path / "cache")
+    Path("image-2").unlink()
+    with pytest.raises(FileNotFoundError, match="image-2"):
+        opened(cache.folder, cache.key)
+
+
+def test_a_half_of_other_files_is_begun_anew(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("sprc.token_build.SAVE_EVERY", 1)
+    tower = frozen_tower()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        build(tmp_path / "cache", tower, encode=Counted(tower, fails_after=8))
+    os.utime("image-0", ns=(1, 1))
+    counted = Counted(tower)
+    build(tmp_path / "cache", tower, encode=counted)
+    assert counted.count == 11
+    assert "it is begun anew" in caplog.text
 
 
 def test_a_full_disk_is_seen_before(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 100})
-    monkeypatch.setattr("sprc.token_cache.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("sprc.token_build.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(ValueError, match=r"the tokens of 11 images need 0\.0 GiB, the disk has 0\.0 GiB free"):
         build(tmp_path / "cache")
 
@@ -257,13 +322,13 @@ def test_damaged_caches(tmp_path):
     tokens, header = cache.folder / "tokens.bin", cache.folder / "cache.json"
     tokens.write_bytes(tokens.read_bytes()[:-2])
     with pytest.raises(ValueError, match="has 262 bytes, expected 264"):
-        TokenCache(cache.folder, key)
+        opened(cache.folder, key)
     header.write_text(json.dumps({"names": NAMES}))
     with pytest.raises(ValueError, match="not the header of a token cache"):
-        TokenCache(cache.folder, key)
+        opened(cache.folder, key)
     header.write_text("{")
     with pytest.raises(ValueError, match="not the header of a token cache"):
-        TokenCache(cache.folder, key)
+        opened(cache.folder, key)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("...")
     with pytest.raises(FileNotFoundError, match="no token cache at"):

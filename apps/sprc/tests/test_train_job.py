@@ -128,7 +128,7 @@ def test_both_splits_are_cached_with_the_tower_that_will_be_trained_on(settings,
     torch.testing.assert_close(found.float(), expected, atol=5e-3, rtol=2e-3)
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_query_tokens": 2}])
+@pytest.mark.parametrize("changes", [{}, {"num_query_tokens": 2, "region_queries": 2}])
 def test_a_finished_run_is_left_alone_and_another_configuration_refused(cirr, tmp_path, monkeypatch, changes):
     run = cirr.begin_run(tmp_path / "run")
     run.finish({"scores": {}})

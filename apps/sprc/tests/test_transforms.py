@@ -1,11 +1,14 @@
 """Preprocessing: CLIP4Cir's exact geometry, and boxes that follow the pixels."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile, WebPImagePlugin
 from roi_region_loss.filtering import transform_boxes
 from sprc.transforms import SquarePad, TargetPad, build_transform
 
@@ -136,6 +139,38 @@ def test_size_from_the_header_is_that_of_the_upright_image(tmp_path):
     assert transform.original_size(tmp_path / "turned.jpg") == (40, 60)
     np.testing.assert_array_equal(transform.read(tmp_path / "turned.jpg").affine, transform.affine(40, 60))
     assert build_transform("targetpad", 32, upstream_order=True).original_size(tmp_path / "turned.jpg") == (60, 40)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize("kind", ["exif before", "exif behind", "xmp behind"])
+def test_a_png_tells_its_orientation_wherever_it_stands(tmp_path, kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = tmp_path / "whole.png"
+    Image.fromarray(picture(60, 40)).save(whole, **({"exif": exif} if kind == "exif before" else {}))
+    content = whole.read_bytes()
+    chunk = {
+        "exif before": b"",
+        "exif behind": _chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")),
+        "xmp behind": _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x tiff:Orientation="6"/>'),
+    }[kind]
+    whole.write_bytes(content[:-12] + chunk + content[-12:])
+    transform = build_transform("targetpad", 32)
+    assert transform.original_size(whole) == (40, 60)
+    np.testing.assert_array_equal(transform.read(whole).affine, transform.affine(40, 60))
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_the_size_is_read_without_decoding(tmp_path, monkeypatch, ending):
+    # Every data worker asks for it in every epoch, also where tokens are cached.
+    file = tmp_path / f"image.{ending}"
+    Image.fromarray(picture(60, 40)).save(file)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail(f"decodes {image}"))
+    monkeypatch.setattr(WebPImagePlugin.WebPImageFile, "load", lambda image: pytest.fail(f"decodes {image}"))
+    assert build_transform("targetpad", 32).original_size(file) == (60, 40)
 
 
 def test_pixels_and_pictures_give_the_same():

@@ -94,11 +94,10 @@ def test_a_rounding_error_over_the_edge_is_cut_off(load):
     assert load({"a": [[-0.0009, 0.0, 0.5, 1.0009]]}).boxes("a").boxes.tolist() == [[0.0, 0.0, 0.5, 1.0]]
 
 
-def test_the_cap(load):
-    file = load({"a": [LEFT] * 6, "b": [RIGHT] * 5}, max_pairs_per_triplet=4)
-    pairs = file.pairs("1", "a", "b")
-    assert len(pairs) == 4
-    assert pairs.dropped == {"no_partner": 1, "over_cap": 1}
+def test_all_pairs_are_given_since_the_cap_comes_after_the_filter(load):
+    pairs = load({"a": [LEFT] * 6, "b": [RIGHT] * 5}).pairs("1", "a", "b")
+    assert len(pairs) == 5
+    assert pairs.dropped == {"no_partner": 1}
 
 
 def test_pairing_by_order_is_said_once(load, caplog):
@@ -219,7 +218,16 @@ def test_coverage_by_image(load):  # trap: unknown box keys
 def test_coverage_by_triplet(load):
     coverage = load(PAIRS).coverage(TRIPLETS)
     assert (coverage.keyed_by, coverage.num_keys, coverage.num_keys_found) == ("pair", 3, 2)
-    assert (coverage.num_triplets_with_pairs, coverage.num_pairs, coverage.missing) == (1, 2, ("14",))
+    assert (coverage.num_triplets_with_pairs, coverage.num_pairs, coverage.missing) == (1, 1, ("14",))
+    assert coverage.num_pairs_without_weight == 1
+    assert "1 of 3 triplets have 1 region pairs (0.33 per triplet, 1 more without weight)" in coverage.describe()
+    assert load(PAIRS, use_changed_pairs=True).coverage(TRIPLETS).num_pairs == 2
+
+
+def test_pairs_without_a_weight_cover_nothing(load):
+    changed = {key: [{"ref": LEFT, "target": LEFT, "relation": "changed"}] for key in ("12", "13", "14")}
+    coverage = load(changed).coverage(TRIPLETS)
+    assert (coverage.num_triplets_with_pairs, coverage.num_pairs, coverage.num_pairs_without_weight) == (0, 0, 3)
 
 
 def test_names_that_differ_in_folder_or_ending_are_recognised(load):  # trap: unknown box keys

@@ -20,7 +20,7 @@ def test_boxes_move_with_the_pixels_and_are_cut_at_the_frame():  # traps: Target
     np.testing.assert_allclose(result.reference, [[0.0, 0.2, 0.5, 0.6], [0.0, 0.0, 0.25, 1.0]], atol=1e-12)
     np.testing.assert_allclose(result.target, given)
     assert result.kept.tolist() == [True, True]
-    assert result.dropped == {"not_visible": 0, "too_small": 0}
+    assert result.dropped == {"not_visible": 0, "too_small": 0, "over_cap": 0}
 
 
 def test_a_flip_keeps_the_corners_in_order():  # trap: flips without moving boxes
@@ -48,7 +48,7 @@ def test_a_pair_needs_both_sides_visible_and_large_enough():
     ):
         result = filter_pairs(reference, target, *affines, GRID)
         assert result.kept.tolist() == [True, False, True, False, False]
-        assert result.dropped == {"not_visible": 2, "too_small": 1}
+        assert result.dropped == {"not_visible": 2, "too_small": 1, "over_cap": 0}
         assert len(result.reference) == len(result.target) == 2
     everything = filter_pairs(whole, others, SAME, CENTRE_CROP, GRID, min_visible=0.0, min_side_cells=0.0)
     assert everything.kept.all()
@@ -60,6 +60,21 @@ def test_the_side_is_measured_in_cells_of_its_own_axis():  # trap: non-square gr
     assert filter_pairs(box, box, SAME, SAME, (10, 4)).kept.tolist() == [False]
 
 
+def test_the_cap_counts_what_is_left_and_keeps_weighted_pairs_first():
+    given = boxes([0.0, 0.2, 0.05, 0.8], *[[0.2, 0.2, side, 0.8] for side in (0.3, 0.4, 0.5, 0.6)])
+
+    def keep(max_pairs, weights=None):
+        return filter_pairs(given, given, CENTRE_CROP, SAME, GRID, max_pairs=max_pairs, weights=weights)
+
+    # The first pair is cut away: capped before, it would have taken the place of the third.
+    assert keep(2).kept.tolist() == [False, True, True, False, False]
+    assert keep(2).dropped == {"not_visible": 1, "too_small": 0, "over_cap": 2}
+    weighted = keep(3, np.array([1.0, 0.0, 1.0, 0.0, 0.5]))
+    assert weighted.kept.tolist() == [False, True, True, False, True]
+    np.testing.assert_allclose(weighted.target, given[[1, 2, 4]])
+    assert keep(9).kept.sum() == keep(None).kept.sum() == 4
+
+
 def test_no_pairs_are_legal():
     result = filter_pairs(boxes(), boxes(), SAME, SAME, GRID)
     assert result.reference.shape == result.target.shape == (0, 4)
@@ -68,6 +83,8 @@ def test_no_pairs_are_legal():
 def test_errors():
     with pytest.raises(ValueError, match="a target box for each reference box, got 0 for 1"):
         filter_pairs(boxes([0.0, 0.0, 1.0, 1.0]), boxes(), SAME, SAME, GRID)
+    with pytest.raises(ValueError, match="one weight each, got 2 for 0"):
+        filter_pairs(boxes(), boxes(), SAME, SAME, GRID, weights=np.ones(2))
     with pytest.raises(ValueError, match="an affine must be finite"):
         transform_boxes(boxes([0.0, 0.0, 1.0, 1.0]), SAME * np.nan)
 

@@ -53,17 +53,6 @@ def test_nothing_is_legal():
     assert RegionPairs().dropped == {}
 
 
-def test_the_cap_keeps_weighted_pairs_first():
-    boxes = np.array([square(side) for side in (0.1, 0.2, 0.3, 0.4)])
-    pairs = RegionPairs(boxes, boxes, np.array([0.0, 1.0, 0.0, 0.5]), ("a", "b", "c", "d"), {"no_partner": 2})
-    capped = pairs.cap(3)
-    assert capped.labels == ("b", "d", "a")
-    assert capped.weights.tolist() == [1.0, 0.5, 0.0]
-    np.testing.assert_array_equal(capped.reference[:, 2], [0.2, 0.4, 0.1])
-    assert capped.dropped == {"no_partner": 2, "over_cap": 1}
-    assert pairs.cap(4) is pairs
-
-
 def test_the_pair_of_one_instance():
     pairs = RegionPairs.of_one((0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.7, 0.8), "mug")
     assert pairs.reference.tolist() == [[0.1, 0.2, 0.3, 0.4]]

@@ -22,9 +22,9 @@ from .oacirr import OACIRRDataset as OACIRRDataset
 from .submission import check_cirr_submission as check_cirr_submission
 from .submission import write_cirr_submission as write_cirr_submission
 from .synthetic import write_world as write_world
+from .token_build import build_token_cache as build_token_cache
 from .token_cache import CacheKey as CacheKey
 from .token_cache import TokenCache as TokenCache
-from .token_cache import build_token_cache as build_token_cache
 from .transforms import ImageTransform as ImageTransform
 from .transforms import SquarePad as SquarePad
 from .transforms import TargetPad as TargetPad

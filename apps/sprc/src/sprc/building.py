@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,8 +51,12 @@ def build_tokenizer(settings: ModelSettings, texts: Iterable[str]) -> PreTrained
     return train_tokenizer(texts, settings.vocabulary_size) if path is None else load_tokenizer(path)
 
 
-def build_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> SPRCConfig:
+def build_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase | None) -> SPRCConfig:
     """The configuration of a model; sizes come from the pretrained model where one is named.
+
+    Args:
+        settings: The composition.
+        tokenizer: Its vocabulary is the model's; None where only images and boxes are read, and no model is built.
 
     Raises:
         ValueError: A key is unknown, contradicts the pretrained model, or the tokenizer has more tokens than it.
@@ -61,6 +65,7 @@ def build_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) ->
         "max_caption_tokens": settings.max_caption_tokens,
         "use_region_loss": settings.use_region_loss,
         "region_mode": settings.region_mode,
+        "region_queries": settings.region_queries,
         "region_loss": asdict(settings.region_loss),
         "loss_rtc": settings.loss_rtc,
         "loss_align": settings.loss_align,
@@ -75,11 +80,7 @@ def build_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) ->
     if source is None:
         return SPRCConfig(
             vision_config=vision,
-            qformer_config={
-                **qformer,
-                "vocab_size": len(tokenizer),
-                "pad_token_id": tokenizer.pad_token_id,
-            },
+            qformer_config=qformer if tokenizer is None else {**qformer, **_vocabulary(tokenizer)},
             num_query_tokens=settings.num_query_tokens,
             image_text_hidden_size=settings.image_text_hidden_size,
             **changed,
@@ -89,12 +90,30 @@ def build_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) ->
     )
     _change_part(base.vision, vision, f"model.vision ({source})")
     _change_part(base.qformer, qformer, f"model.qformer ({source})")
-    if len(tokenizer) > base.qformer.vocab_size:
+    if tokenizer is not None and len(tokenizer) > base.qformer.vocab_size:
         raise ValueError(
             f"{source} has {base.qformer.vocab_size} word embeddings, the tokenizer {len(tokenizer)} tokens; use the "
             "tokenizer that it was trained with"
         )
     return SPRCConfig(**{**_own_values(base), **changed})
+
+
+def with_tower_dtype(settings: ModelSettings, precision: str) -> ModelSettings:
+    """The settings with the type that the tower's weights have in training.
+
+    In bf16 the engine casts the whole model. The tower is frozen and needs no master weights in fp32, so it has bf16
+    from the beginning: what is cached, trained, saved and opened again is then the same tower.
+
+    Args:
+        settings: The composition.
+        precision: "bf16" or "fp32" of the training.
+    """
+    wanted = (settings.vision or {}).get("dtype")
+    if precision != "bf16" or wanted == "bfloat16":
+        return settings
+    if wanted is not None:
+        logger.warning("model.vision.dtype %r has no effect: training in bf16 makes the tower bfloat16", wanted)
+    return replace(settings, vision={**(settings.vision or {}), "dtype": "bfloat16"})
 
 
 def build_model(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> SPRCModel:
@@ -123,6 +142,7 @@ def blip2_config(source: str, max_caption_tokens: int = 32) -> SPRCConfig:
         vision_config=cast("Blip2VisionConfig", config.vision_config),
         qformer_config=cast("Blip2QFormerConfig", config.qformer_config),
         num_query_tokens=config.num_query_tokens,
+        region_queries=min(SPRCConfig.region_queries, config.num_query_tokens),
         image_text_hidden_size=config.image_text_hidden_size,
         max_caption_tokens=max_caption_tokens,
     )
@@ -153,6 +173,10 @@ def blip2_weights(source: str) -> dict[str, Tensor]:
         listed = "; ".join(f"{kind}: {', '.join(names[:4])}" for kind, names in problems.items())
         raise ValueError(f"{source} is no BLIP-2 retrieval model (Blip2ForImageTextRetrieval). {listed}")
     return model.state_dict()
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+    return {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
 
 
 def _check_keys(where: str, given: Mapping[str, Any], config_class: type[PreTrainedConfig]) -> None:

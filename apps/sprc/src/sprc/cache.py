@@ -16,5 +16,5 @@ def cache(settings: CacheSettings) -> None:
     model, _ = load_model(settings.run, settings.device)
     training = settings.split == trained.data.train_split
     dataset = open_dataset(trained.data, model.config, settings.split, training=training, with_regions=False)
-    use_cached_tokens(dataset, Path(settings.folder), model, batch_size=settings.batch_size, build=True)
+    use_cached_tokens(dataset, Path(settings.folder), model, batch_size=settings.batch_size)
     Console().print(f"tokens of {len(dataset.tokens or {})} images: {settings.folder}", markup=False, soft_wrap=True)

@@ -1,47 +1,59 @@
-"""`sprc check-data`: read a split from end to end before a training run does, and say what is in it."""
+"""`sprc check-data`: read a split from end to end before a training run does, and say what is in it.
+
+What is too small or cut away depends on how images become square and on the patches of the model, so the split is seen
+with the settings of a run, a preset or a configuration file.
+"""
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+from region_training.command_line import DEFAULT_PRESET
+from region_training.run_folder import RunFolder
 from region_training.tables import Table
 from rich.console import Console
 from rich.progress import track
 
-from sprc.cirr import read_cirr
-from sprc.config import CheckDataSettings
-from sprc.fashioniq import read_fashioniq
-from sprc.oacirr import read_oacirr
-from sprc.regions import BoxOptions, RegionReader
+from sprc.building import build_config
+from sprc.config import CheckDataSettings, DataSettings, Settings
+from sprc.configuration import SPRCConfig
+from sprc.opening import box_file_of, box_options_of, read_split, transform_of
+from sprc.regions import RegionReader
 from sprc.text import clean_caption, join_captions
-from sprc.transforms import ImageTransform, build_transform
+from sprc.transforms import ImageTransform
 from sprc.triplets import TripletSplit
 
 MAX_SHOWN = 20
-IMAGE_SIZE = 224  # BLIP-2; where the preprocessing moves boxes is nearly the same at any size
 
 
-def check_data(settings: CheckDataSettings) -> int:
+def check_data(settings: CheckDataSettings, training: Settings) -> int:
     """Decode every image of a split and read the boxes of every triplet.
 
+    Args:
+        settings: What is checked.
+        training: Settings of the preset or configuration that `settings` names; those of a run are read here.
+
     Returns:
-        Exit code: 0 when everything can be read, 1 when something can't.
+        Exit code: 0 when everything can be read and enough triplets have boxes, 1 when not.
 
     Raises:
         ValueError: The split or the box file itself is faulty; the message names file, record and key.
     """
-    transform = build_transform("targetpad", IMAGE_SIZE)
-    split = _read_split(settings, transform)
+    data, config, source = _seen_with(settings, training)
+    transform, name = transform_of(data, config), settings.split or data.train_split
+    split = read_split(data, name, transform)
     faults = _check_images(split, transform)
-    rows: list[tuple[str, str]] = _describe_triplets(split)
+    rows = [("seen as by", source), ("input", _describe_input(data, config)), *_describe_triplets(split)]
     rows.append(("bad images", str(len(faults))))
-    if settings.box_file is not None or settings.dataset == "OACIRR":
-        options = BoxOptions(box_format=settings.box_format)
-        found, bad = _check_boxes(split, RegionReader(split, transform, settings.box_file, options))
+    box_file = box_file_of(data, name)
+    if box_file is not None or data.dataset == "OACIRR":
+        options = box_options_of(data, config, training=name == data.train_split)
+        found, bad = _check_boxes(split, RegionReader(split, transform, box_file, options))
         rows += found
         faults += bad
     console = Console()
-    console.print(Table(f"{settings.dataset} {split.name}", ("what", "found"), tuple(rows)).to_rich())
+    console.print(Table(f"{data.dataset} {split.name}", ("what", "found"), tuple(rows)).to_rich())
     for fault in faults[:MAX_SHOWN]:
         console.print(f"bad: {fault['reason']}", markup=False, style="red")
     if len(faults) > MAX_SHOWN:
@@ -51,12 +63,33 @@ def check_data(settings: CheckDataSettings) -> int:
     return 1 if faults else 0
 
 
-def _read_split(settings: CheckDataSettings, transform: ImageTransform) -> TripletSplit:
-    if settings.dataset == "CIRR":
-        return read_cirr(settings.root, settings.split)
-    if settings.dataset == "FashionIQ":
-        return read_fashioniq(settings.root, settings.split)
-    return read_oacirr(settings.root, settings.split, transform)
+def _seen_with(settings: CheckDataSettings, training: Settings) -> tuple[DataSettings, SPRCConfig, str]:
+    """The data's settings, the model's configuration, and where both come from."""
+    if settings.run is not None:
+        run = RunFolder.open(settings.run)
+        trained = run.load_settings(Settings)
+        is_finished = (run.model_path / "config.json").is_file()
+        config = SPRCConfig.from_pretrained(run.model_path) if is_finished else build_config(trained.model, None)
+        return _with_own(settings, trained.data), config, f"the run {settings.run}"
+    data, source = training.data, f"the preset {settings.preset}"
+    if settings.config is not None:
+        source = f"the configuration {settings.config}"
+    elif settings.preset is None:
+        source = f"the preset {DEFAULT_PRESET} (no run, preset or config was given)"
+        data = replace(data, box_file=None)  # the small world's own
+    return _with_own(settings, data), build_config(training.model, None), source
+
+
+def _with_own(settings: CheckDataSettings, data: DataSettings) -> DataSettings:
+    """The data's settings with what the command itself names."""
+    names = ("root", "dataset", "box_file", "box_format")
+    own = {name: vars(settings)[name] for name in names if vars(settings)[name] is not None}
+    return replace(data, synthetic=None, **own)  # nothing is drawn here
+
+
+def _describe_input(data: DataSettings, config: SPRCConfig) -> str:
+    grid = config.grid
+    return f"{data.transform} to {config.image_size} pixels, {grid.height} x {grid.width} patches"
 
 
 def _check_images(split: TripletSplit, transform: ImageTransform) -> list[dict[str, str]]:
@@ -91,7 +124,10 @@ def _check_boxes(split: TripletSplit, reader: RegionReader) -> tuple[list[tuple[
         ("dropped", _listed({reason: count for reason, count in dropped.items() if count}) or "none"),
     ]
     if not faults:
-        rows.insert(0, ("boxes", reader.check_coverage(split)))
+        try:
+            rows.insert(0, ("boxes", reader.check_coverage(split)))
+        except ValueError as error:
+            faults.append({"boxes": str(split.name), "reason": str(error)})
     return rows, faults
 
 

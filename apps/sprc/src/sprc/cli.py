@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from region_training.command_line import Application, Verb
+from region_training.command_line import DEFAULT_PRESET, Application, Verb, resolve_settings
 from region_training.command_line import main as run_command_line
 
 from sprc import config
@@ -54,7 +54,11 @@ def _make_data(settings: config.MakeDataSettings) -> None:
 def _check_data(settings: config.CheckDataSettings) -> int:
     from sprc.check_data import check_data
 
-    return check_data(settings)
+    named = settings.preset or DEFAULT_PRESET
+    words = ["--config", settings.config] if settings.config is not None else ["--preset", named]
+    training = resolve_settings(APPLICATION, "train", words)
+    assert isinstance(training, config.Settings)
+    return check_data(settings, training)
 
 
 def _import_boxes(settings: config.ImportBoxesSettings) -> None:

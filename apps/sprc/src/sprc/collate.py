@@ -5,10 +5,12 @@ Torch's own collation must not see boxes: lists of equal length it transposes in
 
 import hashlib
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from jaxtyping import Float, UInt8
 from region_core.boxes import check_boxes
+from roi_region_loss.config import DropReason
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -80,6 +82,9 @@ def _pack_regions(triplets: Sequence[TripletSample]) -> dict[str, Tensor]:
         "target_boxes": torch.cat([triplet.target_boxes for triplet in triplets]),
         "pair_owner": torch.arange(len(triplets)).repeat_interleave(num_pairs),
         "pair_weights": torch.cat([triplet.pair_weights for triplet in triplets]),
+        "dropped_regions": torch.tensor(
+            [[triplet.dropped.get(reason, 0) for reason in get_args(DropReason)] for triplet in triplets]
+        ),
     }
 
 
@@ -126,6 +131,7 @@ def _as_sample(sample: TripletSample | PlainTriplet | PlainTripletWithBoxes, pos
         target_id=_content_id(target),
         pair_id=str(position),
         index=position,
+        dropped={"no_partner": len(reference_boxes) + len(target_boxes) - 2 * num_pairs},
     )
 
 

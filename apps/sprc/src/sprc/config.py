@@ -29,6 +29,8 @@ class ModelSettings:
         use_region_loss: Pull corresponding regions of reference and target together.
         region_mode: Where region features come from: the Q-Former that retrieval uses, the tower's tokens (the guide's
             literal form, which trains almost nothing), or the value path of the tower's last block (FG-CLIP).
+        region_queries: With `qformer`, how many of the queries read a region. A region costs nearly in proportion to
+            them, and is a small image with less to read.
         region_loss: Pairing, negatives, temperature and schedule of the region loss.
         loss_rtc: Weight of the relative contrastive loss.
         loss_align: Weight of the alignment of prompts and fused queries.
@@ -46,15 +48,23 @@ class ModelSettings:
     max_caption_tokens: int = 32
     use_region_loss: bool = False
     region_mode: Literal["qformer", "tokens", "value"] = "qformer"
+    region_queries: int = 8
     region_loss: RegionLossConfig = field(default_factory=RegionLossConfig)
     loss_rtc: float = 0.4
     loss_align: float = 0.4
     loss_region: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse two sources for the same weights."""
+        """Refuse two sources for the same weights, and more queries for a region than there are."""
         if self.blip2 is not None and self.checkpoint is not None:
             raise ValueError(f"give `blip2` ({self.blip2!r}) or `checkpoint` ({self.checkpoint!r}), not both")
+        # A pretrained model has its own number of queries, which is known when it is read.
+        is_new = self.blip2 is None and self.checkpoint is None
+        if is_new and self.region_mode == "qformer" and not 1 <= self.region_queries <= self.num_query_tokens:
+            raise ValueError(
+                f"model.region_queries is {self.region_queries}, expected 1 to {self.num_query_tokens} "
+                "(model.num_query_tokens)"
+            )
 
 
 @dataclass(frozen=True)
@@ -88,10 +98,16 @@ class DataSettings:
         synthetic: Write a small synthetic world to `root` if there is nothing yet.
         transform: How an image becomes square: padded up to a ratio of 1.25 and cropped, padded to a square, or
             squashed.
+        upstream_order: Turn images RGB after they are resized and leave them as they are stored, as the published SPRC
+            does, instead of RGB and upright first. Palette and transparent images and those with an EXIF orientation
+            differ.
+        on_missing: Stop and list image files that are missing, or drop their triplets, and the images from the gallery;
+            scores are then not comparable with others'.
         box_file: JSON file of boxes, by image or by pair, needed by the region loss; `{split}` in it stands for the
             split's name.
         box_format: Coordinates of the box file.
-        min_coverage: Stop when a smaller share of the training triplets has a pair of boxes.
+        min_coverage: Stop when a smaller share of the training triplets has a pair of boxes with a weight, or of their
+            images (or triplets) an entry in the box file. For a file that is meant to be sparse, lower it.
         token_cache: Folder that keeps the frozen tower's tokens of every image; none by default.
         gallery: FashionIQ's gallery: the whole split, or the union of candidates and targets.
         on_error: Stop at a bad record, or skip and count it.
@@ -104,16 +120,20 @@ class DataSettings:
     eval_split: str = "val"
     synthetic: SyntheticSettings | None = None
     transform: Literal["targetpad", "squarepad", "resize"] = "targetpad"
+    upstream_order: bool = False
+    on_missing: Literal["raise", "drop"] = "raise"
     box_file: str | None = None
     box_format: Literal["xyxy_norm", "xyxy_pixel", "xywh_pixel", "cxcywh_norm"] = "xyxy_norm"
-    min_coverage: float = 0.0
+    min_coverage: float = 0.5
     token_cache: str | None = None
     gallery: Literal["split", "union"] = "split"
     on_error: Literal["raise", "skip"] = "raise"
     max_bad_fraction: float = 0.01
 
     def __post_init__(self) -> None:
-        """There is a small world for two of the data sets."""
+        """There is a small world for two of the data sets, and a share lies in [0, 1]."""
+        if not 0.0 <= self.min_coverage <= 1.0:
+            raise ValueError(f"data.min_coverage is {self.min_coverage!r}, expected a share in [0, 1]")
         if self.synthetic is not None and self.dataset == "OACIRR":
             raise ValueError("data.synthetic: there is no synthetic OACIRR, expected data.dataset CIRR or FashionIQ")
 
@@ -128,6 +148,8 @@ class EvaluationSettings:
         num_cases: Queries on the contact sheet, half of them the worst.
         top_k: Retrieved images shown per query.
         save_best: Keep the weights of the best evaluation in the run's `best` folder.
+        no_region_run: Folder of a finished run without the region loss, on the same data; its model is evaluated beside
+            this one, as the row `no region loss`. None by default.
     """
 
     batch_size: int = 64
@@ -135,6 +157,7 @@ class EvaluationSettings:
     num_cases: int = 24
     top_k: int = 5
     save_best: bool = False
+    no_region_run: str | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +205,8 @@ class EvaluateSettings:
         root: Folder of the data; the run's own by default.
         batch_size: Images or queries per batch.
         ablations: Also score the text alone, the image alone and captions of other queries.
+        no_region_run: Folder of a finished run without the region loss, on the same data, whose model is evaluated
+            beside this one; by default the one that the run's configuration names, if any.
         device: Where the model runs; `auto` is CUDA where there is one.
     """
 
@@ -190,6 +215,7 @@ class EvaluateSettings:
     root: str | None = None
     batch_size: int = 64
     ablations: bool = True
+    no_region_run: str | None = None
     device: Device = "auto"
 
 
@@ -271,21 +297,38 @@ class MakeDataSettings:
 class CheckDataSettings:
     """Settings of `check-data`.
 
+    How images become square and which pairs of boxes are used is taken from `run`, `preset` or `config`, or else from
+    the preset `tiny`.
+
     Attributes:
-        root: Folder of the data set.
-        dataset: Which data set it is.
-        split: Split to read from end to end.
-        box_file: JSON file of boxes to check with it.
-        box_format: Coordinates of the box file.
+        root: Folder of the data set; by default that of the run, the preset or the configuration.
+        run: Run folder, to see what its training saw.
+        preset: Preset of `train`, to see what it would see.
+        config: YAML file of `train`, likewise; a `preset:` in it counts.
+        dataset: Which data set it is; by default as in the run, the preset or the configuration.
+        split: Split to read from end to end; by default the one that is trained on.
+        box_file: JSON file of boxes to check with it; by default that of the run, the preset or the configuration.
+        box_format: Coordinates of the box file, likewise.
         report: File for the findings as JSON lines; none by default.
     """
 
-    root: str
-    dataset: DatasetName = "CIRR"
-    split: str = "train"
+    root: str | None = None
+    run: str | None = None
+    preset: str | None = None
+    config: str | None = None
+    dataset: DatasetName | None = None
+    split: str | None = None
     box_file: str | None = None
-    box_format: Literal["xyxy_norm", "xyxy_pixel", "xywh_pixel", "cxcywh_norm"] = "xyxy_norm"
+    box_format: Literal["xyxy_norm", "xyxy_pixel", "xywh_pixel", "cxcywh_norm"] | None = None
     report: str | None = None
+
+    def __post_init__(self) -> None:
+        """One source of settings at most; without any, the data set must be named."""
+        sources = {name: vars(self)[name] for name in ("run", "preset", "config") if vars(self)[name] is not None}
+        if len(sources) > 1:
+            raise ValueError(f"give one of run, preset and config, got {sources}")
+        if not sources and self.root is None:
+            raise ValueError("expected the folder of a data set, or --run, --preset or --config, got none of them")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ class SPRCConfig(PreTrainedConfig):
         region_mode: Where a region's embedding comes from: the Q-Former that retrieval uses ("qformer"), the mean token
             in a region ("tokens"), or the same on the last block's value path ("value").
         region_output_size: Side of the grid of keys that the Q-Former reads in a region.
+        region_queries: How many of the learnable queries, the first ones, read a region: a region costs nearly in
+            proportion to them, and as a small image with 49 keys in place of 257 it has less to be read than an image.
         region_loss: Keys of `RegionLossConfig`; missing keys take its defaults.
         loss_itc: Weight of the query-target contrastive loss.
         loss_rtc: Weight of the prompt-target contrastive loss.
@@ -54,6 +56,7 @@ class SPRCConfig(PreTrainedConfig):
     use_region_loss: bool = False
     region_mode: str = "qformer"
     region_output_size: int = 7
+    region_queries: int = 8
     region_loss: dict[str, Any] | None = None
     loss_itc: float | int = 1.0
     loss_rtc: float | int = 0.4
@@ -70,6 +73,10 @@ class SPRCConfig(PreTrainedConfig):
         for name, choices in (("region_mode", get_args(RegionMode)), ("vision_dtype", get_args(TowerDtype))):
             if vars(self)[name] not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {vars(self)[name]!r}")
+        if self.region_mode == "qformer" and not 1 <= self.region_queries <= self.num_query_tokens:
+            raise ValueError(
+                f"region_queries is {self.region_queries}, expected 1 to {self.num_query_tokens} (num_query_tokens)"
+            )
         longest = self.num_query_tokens + self.max_caption_tokens
         if self.qformer_config.max_position_embeddings < longest:
             raise ValueError(
@@ -96,6 +103,24 @@ class SPRCConfig(PreTrainedConfig):
         assert self.image_mean is not None
         assert self.image_std is not None
         return self.image_mean, self.image_std
+
+    @property
+    def tower_constants(self) -> str:
+        """What decides the tower's tokens and is neither weight nor shape; guards what is kept of them."""
+        part = self.vision
+        mean, std = self.normalisation
+        return (
+            f"mean={mean} std={std} tower(eps={part.layer_norm_eps} heads={part.num_attention_heads} {part.hidden_act})"
+        )
+
+    @property
+    def image_constants(self) -> str:
+        """Likewise of a gallery image's features."""
+        part = self.qformer
+        return (
+            f"{self.tower_constants} norm(eps={self.ln_vision_eps}) qformer(eps={part.layer_norm_eps} "
+            f"heads={part.num_attention_heads} {part.hidden_act} every={part.cross_attention_frequency})"
+        )
 
     @property
     def region(self) -> RegionLossConfig:

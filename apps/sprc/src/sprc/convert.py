@@ -152,6 +152,7 @@ def published_config(weights: Mapping[str, Tensor], where: str) -> SPRCConfig:
             "cross_attention_frequency": crossed[1] - crossed[0] if len(crossed) > 1 else len(layers),
         },
         num_query_tokens=weights["query_tokens"].shape[1],
+        region_queries=min(SPRCConfig.region_queries, weights["query_tokens"].shape[1]),
         image_text_hidden_size=weights["vision_proj.weight"].shape[0],
     )
 

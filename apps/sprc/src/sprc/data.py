@@ -30,7 +30,8 @@ class TripletSample(NamedTuple):
     """One triplet, ready to be collated; without a target its image is None and its id is -1.
 
     Images are pixels, or the frozen tower's tokens where those are cached. Boxes are paired rows in the frame of the
-    model's input. Ids are the same for the same image in every process.
+    model's input; `dropped` counts the regions left out by `roi_region_loss.DropReason`. Ids are the same for the same
+    image in every process.
     """
 
     reference_image: UInt8[Tensor, "3 height width"] | Float[Tensor, "tokens channels"]
@@ -43,6 +44,7 @@ class TripletSample(NamedTuple):
     target_id: int
     pair_id: str
     index: int
+    dropped: dict[str, int]
 
 
 class TripletDataset(Dataset):
@@ -110,11 +112,11 @@ class TripletDataset(Dataset):
         return clean_caption(join_captions(triplet.captions))
 
     def original_boxes(self, triplet: Triplet) -> tuple[tuple[Box, ...], tuple[Box, ...]]:
-        """A triplet's paired regions, normalised in the original reference and target image, for pictures."""
+        """The pairs of regions that the loss uses, normalised in the original reference and target, for pictures."""
         if self.regions is None:
             return (), ()
-        pairs = self.regions.original(triplet)
-        return _as_tuples(pairs.reference), _as_tuples(pairs.target)
+        pairs, kept = self.regions.original(triplet), self.regions.read(triplet).kept
+        return _as_tuples(pairs.reference[kept]), _as_tuples(pairs.target[kept])
 
     def read_input(self, name: str) -> UInt8[Tensor, "3 height width"] | Float[Tensor, "tokens channels"]:
         """An image of the split as the model takes it: its pixels, or its tokens where those are cached.
@@ -151,6 +153,7 @@ class TripletDataset(Dataset):
             target_id=NO_IMAGE_ID if triplet.target is None else image_id(triplet.target),
             pair_id=triplet.pair_id,
             index=index,
+            dropped=pairs.dropped,
         )
 
     def _image(self, index: int, name: str) -> Tensor:

@@ -52,11 +52,13 @@ class Evaluation:
         scores: Who asked -> recalls in percent: the model, half of the query, captions of other queries, chance.
         protocol: What was ranked, in words.
         records: One entry per query, in the order of the split.
+        note: What stands below the table; empty where there is nothing to say.
     """
 
     scores: dict[str, dict[str, float]]
     protocol: str
     records: list[RetrievedRecord]
+    note: str = ""
 
     @property
     def headline(self) -> float:
@@ -104,10 +106,8 @@ def evaluate(
         ranks=ranks,
     )
     names = dataset.split.gallery
-    index = GalleryIndex(
-        names, encode_gallery(model, names, dataset.read_input, batch_size=settings.batch_size, ranks=ranks)
-    )
-    return rank_queries(index, queries, dataset, settings.top_k)
+    features = encode_gallery(model, names, dataset.read_input, batch_size=settings.batch_size, ranks=ranks)
+    return rank_queries(GalleryIndex(names, features).to(model.device), queries, dataset, settings.top_k)
 
 
 def rank_queries(index: GalleryIndex, queries: dict[str, Tensor], dataset: TripletDataset, top_k: int) -> Evaluation:

@@ -7,17 +7,32 @@ from region_training.run_folder import RunFolder
 from sprc.config import EvaluateSettings, Settings
 from sprc.evaluate import evaluate
 from sprc.loading import load_model
+from sprc.no_region import beside_no_region_run, check_no_region_run
 from sprc.opening import open_dataset
 from sprc.report import finish_run
 
 
 def evaluate_run(settings: EvaluateSettings) -> None:
-    """Evaluate a run's model on its own held-out split, or on another one."""
+    """Evaluate a run's model on its own held-out split, or on another one.
+
+    Raises:
+        ConfigError: The run to compare with does not fit (`check_no_region_run`).
+    """
     run = RunFolder.open(settings.run)
     trained = run.load_settings(Settings)
+    options = replace(
+        trained.evaluation,
+        batch_size=settings.batch_size,
+        ablations=settings.ablations,
+        no_region_run=settings.no_region_run or trained.evaluation.no_region_run,
+    )
+    if options.no_region_run is not None:
+        check_no_region_run(options.no_region_run, trained)
     model, tokenizer = load_model(settings.run, settings.device)
     data = replace(trained.data, root=settings.root or trained.data.root)
-    held_out = open_dataset(data, model.config, settings.split or data.eval_split)
-    options = replace(trained.evaluation, batch_size=settings.batch_size, ablations=settings.ablations)
+    split = settings.split or data.eval_split
+    held_out = open_dataset(data, model.config, split)
     found = evaluate(model, tokenizer, held_out, options)
+    if trained.model.use_region_loss:
+        found = beside_no_region_run(found, data=data, split=split, options=options, device=settings.device)
     finish_run(run, trained, found, held_out, model=model if model.use_region_loss else None)

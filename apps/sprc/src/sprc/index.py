@@ -36,11 +36,14 @@ class IndexKey:
     Attributes:
         weights: `weights_hash` of the model.
         transform: The key of the image transform.
+        constants: What else decides the features, as `SPRCConfig.image_constants` writes it: the normalisation of
+            pixels, the epsilons of the norms, the heads.
         gallery: The name of the gallery, e.g. `"CIRR val"` or `"FashionIQ dress val (split)"`.
     """
 
     weights: str
     transform: str
+    constants: str
     gallery: str
 
 

@@ -147,6 +147,7 @@ class SPRCModel(PreTrainedModel):
         target_boxes: Float[Tensor, "pairs 4"] | None = None,
         pair_owner: Int[Tensor, " pairs"] | None = None,
         pair_weights: Float[Tensor, " pairs"] | None = None,
+        dropped_regions: Int[Tensor, "batch reasons"] | None = None,
         record_ids: Sequence[str] | None = None,
         loss_counts: Mapping[str, float | int | Tensor] | None = None,
     ) -> SPRCOutput:
@@ -166,6 +167,7 @@ class SPRCModel(PreTrainedModel):
             target_boxes: Regions of the target images.
             pair_owner: Triplet of each pair.
             pair_weights: Weight of each pair in the region loss; 1 by default.
+            dropped_regions: Regions left out per triplet, by `roi_region_loss.DropReason`; for the log.
             record_ids: What the triplets are called on disk; for the trainer, not read here.
             loss_counts: Items of each loss term per micro-batch, averaged over the whole optimizer step.
 
@@ -195,7 +197,7 @@ class SPRCModel(PreTrainedModel):
                 device=input_ids.device,
             )
             regions = self.region_branch(self.composer, pairs, reference.regions, target.regions)
-            add_region_terms(losses, regions, self.region_weight)
+            add_region_terms(losses, regions, self.region_weight, dropped_regions)
         if loss_counts is not None:
             # A collate function counts no boxes where there are none, and knows nothing of terms for the log.
             unknown = [name for name, term in losses.items() if term.weight == 0]

@@ -4,16 +4,20 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from sprc.cirr import CIRRDataset
+from region_training.ranks import Ranks
+
+from sprc.cirr import CIRRDataset, read_cirr
 from sprc.config import DataSettings
 from sprc.configuration import SPRCConfig
 from sprc.data import TripletDataset
-from sprc.fashioniq import FashionIQDataset
+from sprc.fashioniq import FashionIQDataset, read_fashioniq
 from sprc.model import SPRCModel
-from sprc.oacirr import OACIRRDataset
+from sprc.oacirr import OACIRRDataset, read_oacirr
 from sprc.regions import BoxOptions
-from sprc.token_cache import CacheKey, TokenCache, build_token_cache
+from sprc.token_build import build_token_cache
+from sprc.token_cache import CacheKey
 from sprc.transforms import ImageTransform, build_transform
+from sprc.triplets import TripletSplit
 
 
 def open_dataset(
@@ -35,14 +39,6 @@ def open_dataset(
         with_regions: Read boxes, if there is a file of them.
         seed: Of the draws.
     """
-    transform = transform_of(settings, config)
-    options = BoxOptions(
-        grid=(config.grid.height, config.grid.width),
-        box_format=settings.box_format,
-        loss=config.region,
-        min_coverage=settings.min_coverage if training else 0.0,
-    )
-    box_file = settings.box_file.replace("{split}", split) if with_regions and settings.box_file else None
     open_split: Callable[..., TripletDataset] = CIRRDataset
     if settings.dataset == "FashionIQ":
         open_split = partial(FashionIQDataset, gallery=settings.gallery)
@@ -51,49 +47,76 @@ def open_dataset(
     return open_split(
         settings.root,
         split,
-        transform=transform,
-        box_file=box_file,
-        box_options=options,
+        transform=transform_of(settings, config),
+        box_file=box_file_of(settings, split) if with_regions else None,
+        box_options=box_options_of(settings, config, training=training),
         training=training,
         seed=seed,
+        on_missing=settings.on_missing,
     )
 
 
 def transform_of(settings: DataSettings, config: SPRCConfig) -> ImageTransform:
     """The transform from an image file to the model's input."""
-    return build_transform(settings.transform, config.image_size)
+    return build_transform(settings.transform, config.image_size, upstream_order=settings.upstream_order)
+
+
+def box_file_of(settings: DataSettings, split: str) -> str | None:
+    """The box file of a split, where there is one."""
+    return settings.box_file.replace("{split}", split) if settings.box_file else None
+
+
+def box_options_of(settings: DataSettings, config: SPRCConfig, *, training: bool) -> BoxOptions:
+    """How boxes are read, paired and filtered; only what is trained on must be covered by them."""
+    return BoxOptions(
+        grid=(config.grid.height, config.grid.width),
+        box_format=settings.box_format,
+        loss=config.region,
+        min_coverage=settings.min_coverage if training else 0.0,
+    )
+
+
+def read_split(settings: DataSettings, split: str, transform: ImageTransform) -> TripletSplit:
+    """The records of a split; whether its images are there is not asked."""
+    if settings.dataset == "CIRR":
+        return read_cirr(settings.root, split)
+    if settings.dataset == "FashionIQ":
+        return read_fashioniq(settings.root, split, gallery=settings.gallery)
+    return read_oacirr(settings.root, split, transform)
 
 
 def use_cached_tokens(
-    dataset: TripletDataset, folder: Path, model: SPRCModel, *, batch_size: int, build: bool, show: bool = True
+    dataset: TripletDataset,
+    folder: Path,
+    model: SPRCModel,
+    *,
+    batch_size: int,
+    ranks: Ranks | None = None,
+    show: bool = True,
 ) -> None:
-    """Let a data set read the frozen tower's tokens from a cache of its split.
+    """Let a data set read the frozen tower's tokens from a cache of its split, which is made where it is not there.
 
     Args:
         dataset: The data set; from here on tokens take the place of its images.
         folder: Holds one cache per split.
         model: The model whose tower the tokens come from; only its tower is used.
         batch_size: Images per batch of a build.
-        build: Make the cache where it is not there yet; one process of a run does.
+        ranks: Processes that share a build; each must call this.
         show: Show a progress bar.
 
     Raises:
-        ValueError: The cache was made with another tower or another transform.
+        ValueError: The cache was made with another tower or another transform, or of other image files.
     """
-    key = CacheKey.of(model.vision_tower, dataset.transform.key)
-    place = folder / dataset.split.name
-    if build:
-        dataset.tokens = build_token_cache(
-            place,
-            needed_images(dataset),
-            dataset.read_input,
-            lambda images: model.image_tokens(images.to(model.device)).cpu(),
-            key,
-            batch_size=batch_size,
-            show_progress=show,
-        )
-    else:
-        dataset.tokens = TokenCache(place, key)
+    dataset.tokens = build_token_cache(
+        folder / dataset.split.name,
+        {name: dataset.split.image_path(name) for name in needed_images(dataset)},
+        dataset.read_input,
+        lambda images: model.image_tokens(images.to(model.device)).cpu(),
+        CacheKey.of(model.vision_tower, dataset.transform.key, model.config.tower_constants),
+        batch_size=batch_size,
+        show_progress=show,
+        ranks=ranks,
+    )
 
 
 def needed_images(dataset: TripletDataset) -> list[str]:

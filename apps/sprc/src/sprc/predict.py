@@ -14,7 +14,7 @@ from sprc.loading import load_model, model_folder
 from sprc.model import SPRCModel
 from sprc.opening import transform_of
 from sprc.text import clean_caption
-from sprc.token_cache import weights_hash
+from sprc.token_cache import file_stamps, weights_hash
 from sprc.transforms import ImageTransform, build_transform
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -75,11 +75,11 @@ def open_index(
     settings: PredictSettings, model: SPRCModel, transform: ImageTransform, files: dict[str, Path]
 ) -> GalleryIndex:
     """The gallery's features: kept from an earlier call with the same weights and files, or made now."""
-    gallery = "|".join(f"{name}:{path.stat().st_mtime_ns}:{path.stat().st_size}" for name, path in files.items())
-    key = IndexKey(weights_hash(model), transform.key, f"{Path(settings.gallery).resolve()} {hash_of(gallery)}")
+    gallery = f"{Path(settings.gallery).resolve()} {hash_of(repr(file_stamps(files)))}"
+    key = IndexKey(weights_hash(model), transform.key, model.config.image_constants, gallery)
     kept = None if settings.index is None else Path(settings.index) / f"{hash_of(repr(key))}.safetensors"
     if kept is not None and kept.is_file():
-        return GalleryIndex.load(kept, key=key)
+        return GalleryIndex.load(kept, key=key).to(model.device)
     names = list(files)
     features = encode_gallery(
         model, names, lambda name: transform.read(files[name]).image, batch_size=settings.batch_size
@@ -87,7 +87,7 @@ def open_index(
     index = GalleryIndex(names, features, key=key)
     if kept is not None:
         index.save(kept)
-    return index
+    return index.to(model.device)
 
 
 def hash_of(text: str) -> str:

@@ -39,9 +39,9 @@ class LearnedTokens(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_tokens, dim))
         nn.init.normal_(self.weight, std=0.02)
 
-    def forward(self, batch_size: int) -> Float[Tensor, "batch tokens dim"]:
-        """The tokens, once per sequence."""
-        return self.weight.repeat(batch_size, 1, 1)
+    def forward(self, batch_size: int, num_tokens: int | None = None) -> Float[Tensor, "batch tokens dim"]:
+        """The tokens, or the first `num_tokens` of them, once per sequence."""
+        return self.weight[:num_tokens].repeat(batch_size, 1, 1)
 
 
 class QueryComposer(nn.Module):
@@ -88,9 +88,18 @@ class QueryComposer(nn.Module):
         """Features of length 1 of a normed image, one per query."""
         return unit_rows(self.project_image(image))
 
-    def project_image(self, keys: Float[Tensor, "batch keys channels"]) -> Float[Tensor, "batch queries shared"]:
-        """What the queries read in an image, or in the keys of one region, before the length is taken out."""
-        states = self._run(self.query_tokens(len(keys)), None, query_length=self.num_queries, image=keys)
+    def project_image(
+        self, keys: Float[Tensor, "batch keys channels"], num_queries: int | None = None
+    ) -> Float[Tensor, "batch queries shared"]:
+        """What the queries read in an image, or in the keys of one region, before the length is taken out.
+
+        Args:
+            keys: Normed tokens of an image, or what RoIAlign made of a region.
+            num_queries: Only the first so many queries read; all by default. They see each other, so this is not the
+                first rows of what all would read.
+        """
+        queries = self.query_tokens(len(keys), num_queries)
+        states = self._run(queries, None, query_length=queries.shape[1], image=keys)
         return self.vision_projection(states)
 
     def read_soft_prompts(

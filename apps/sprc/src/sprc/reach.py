@@ -13,6 +13,7 @@ _BY_QFORMER = (
     r"|composer\.qformer\.encoder\.layer\.\d+\.(attention|crossattention|intermediate_query|output_query)\."
 )
 """What the queries pass through without a caption; words have feed-forward layers of their own."""
+_QUERIES = "composer.query_tokens.weight"
 
 
 class RegionReach(NamedTuple):
@@ -38,7 +39,11 @@ def count_reached(model: SPRCModel) -> RegionReach:
     """Count the trainable numbers that the region loss reaches, by name: nothing is run, so one rank may ask alone."""
     pattern = f"{_ALWAYS}|{_BY_QFORMER}" if model.region_branch.head is None else _ALWAYS
     sizes = {name: _numel(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return RegionReach(sum(size for name, size in sizes.items() if re.match(pattern, name)), sum(sizes.values()))
+    reached = {name: size for name, size in sizes.items() if re.match(pattern, name)}
+    if _QUERIES in reached:
+        # Queries that read no region have no part in it.
+        reached[_QUERIES] = model.config.region_queries * model.config.hidden_size
+    return RegionReach(sum(reached.values()), sum(sizes.values()))
 
 
 def _numel(parameter: nn.Parameter) -> int:

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from jaxtyping import Float
-from roi_region_loss.filtering import filter_pairs
 
 from sprc.contact_sheet import RegionMatch
 from sprc.data import TripletDataset
@@ -22,25 +21,19 @@ def best_region_match(model: SPRCModel, dataset: TripletDataset, triplet: Triple
 
     Returns:
         The match; None without boxes, or where none is left in the frame of the model's input.
+
+    Raises:
+        ValueError: A box or an image is not as it should be.
+        OSError: An image cannot be opened.
     """
     if dataset.regions is None or triplet.target is None:
         return None
-    pairs = dataset.regions.original(triplet)
-    names = (triplet.reference, triplet.target)
-    seen = [dataset.transform.read(dataset.split.image_path(name)) for name in names]
-    grid, limits = model.config.grid, model.config.region
-    found = filter_pairs(
-        pairs.reference,
-        pairs.target,
-        seen[0].affine,
-        seen[1].affine,
-        (grid.height, grid.width),
-        min_visible=limits.min_visible,
-        min_side_cells=limits.min_side_cells,
-    )
+    pairs, found = dataset.regions.original(triplet), dataset.regions.read(triplet)
     if not found.kept.any():
         return None
-    images = torch.stack([image.image for image in seen]).to(model.device)
+    names = (triplet.reference, triplet.target)
+    seen = [dataset.transform.read(dataset.split.image_path(name)).image for name in names]
+    images = torch.stack(seen).to(model.device)
     boxes = torch.from_numpy(np.concatenate([found.reference, found.target])).float().to(model.device)
     owner = torch.arange(2, device=model.device).repeat_interleave(len(found.reference))
     of_reference, of_target = model.region_features(images, boxes, owner).chunk(2)

@@ -1,19 +1,20 @@
 """Where a region's embedding comes from, and the region loss between reference and target.
 
 Tokens of a frozen tower carry no gradient, so a loss on them alone trains next to nothing that retrieval uses. In mode
-`qformer` the shared queries read each region as a small image of its own (RoIAlign to a grid of keys), and the loss
-trains the Q-Former. In mode `tokens`, the guide's literal form, a region is its mean token through a norm and a linear
-layer; in mode `value` the same on the value path of the tower's last block, FG-CLIP's dense features.
+`qformer` the first of the shared queries read each region as a small image of its own (RoIAlign to a grid of keys), and
+the loss trains the Q-Former. In mode `tokens`, the guide's literal form, a region is its mean token through a norm and
+a linear layer; in mode `value` the same on the value path of the tower's last block, FG-CLIP's dense features.
 `sprc.reach.count_reached` says how many numbers each mode trains.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
 from region_core.distributed import own_slice
 from region_core.grids import TokenGrid
 from region_core.losses import LossTerms, drop_dummy, touch, with_dummy_row
+from roi_region_loss.config import DropReason
 from roi_region_loss.contrastive import RegionContrastiveLoss, RegionLossOutput
 from roi_region_loss.features import extract_region_features
 from torch import Tensor, nn
@@ -87,6 +88,7 @@ class RegionBranch(nn.Module):
         self.channels = channels
         by_qformer = config.region_mode == "qformer"
         self.output_size = config.region_output_size if by_qformer else 1
+        self.num_queries = config.region_queries
         # The Q-Former's own projection takes the place of a head.
         self.head = (
             None
@@ -141,8 +143,9 @@ class RegionBranch(nn.Module):
             keys: What RoIAlign made of each region: a grid of keys, or one vector.
         """
         rows, num_dummy = with_dummy_row(keys)
-        features = composer.project_image(rows).mean(dim=1) if self.head is None else self.head(rows)
-        return drop_dummy(features, num_dummy)
+        if self.head is None:
+            return drop_dummy(composer.project_image(rows, self.num_queries).mean(dim=1), num_dummy)
+        return drop_dummy(self.head(rows), num_dummy)
 
     def pool(
         self, view: RegionView, boxes: Float[Tensor, "pairs 4"], owner: Int[Tensor, " pairs"]
@@ -159,8 +162,20 @@ class RegionBranch(nn.Module):
         )
 
 
-def add_region_terms(losses: LossTerms, output: RegionLossOutput, weight: float) -> None:
-    """Add the region loss, and with weight 0 what is only for the log."""
+def add_region_terms(
+    losses: LossTerms, output: RegionLossOutput, weight: float, dropped: Int[Tensor, "batch reasons"] | None = None
+) -> None:
+    """Add the region loss, and with weight 0 what is only for the log.
+
+    Args:
+        losses: Receives the terms.
+        output: The region loss of a micro-batch.
+        weight: Its weight.
+        dropped: Regions left out of it, by triplet and `DropReason`; logged as means per triplet.
+    """
     losses.add("region", output.total, output.count, weight)
     losses.add("region_pairs", output.total.new_tensor(output.num_pairs), 1, 0.0)
+    if dropped is not None:
+        for reason, number in zip(get_args(DropReason), dropped.sum(dim=0).float(), strict=True):
+            losses.add(f"region_dropped_{reason}", number, len(dropped), 0.0)
     losses.merge(output.monitors, "region_")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from roi_region_loss.box_files import BoxFile
 from roi_region_loss.box_formats import BoxFormat
 from roi_region_loss.config import RegionLossConfig
@@ -18,6 +18,8 @@ from sprc.triplets import Triplet, TripletSplit
 
 logger = logging.getLogger(__name__)
 
+_SPARSE = ". If so few regions are meant, lower min_coverage (data.min_coverage)"
+
 
 @dataclass(frozen=True)
 class BoxOptions:
@@ -27,8 +29,8 @@ class BoxOptions:
         grid: Patches of the model's input as (height, width); a region must not be smaller than a part of a patch.
         box_format: Coordinates of the box file.
         loss: Pairing rule, cap, and the limits below which a pair is dropped.
-        min_coverage: Smallest share of the triplets that must have a pair of regions, and of the images (or triplets)
-            that the box file must name.
+        min_coverage: Smallest share of the triplets that must have a pair of regions with a weight, and of the images
+            (or triplets) that the box file must name.
     """
 
     grid: tuple[int, int] = (16, 16)
@@ -38,17 +40,21 @@ class BoxOptions:
 
 
 class PairedRegions(NamedTuple):
-    """Corresponding regions in the frame of the model's input, row by row, and what was dropped on the way."""
+    """Corresponding regions in the frame of the model's input, row by row, and what was dropped on the way.
+
+    `kept` says which of the triplet's original pairs these are; `dropped` counts by `DropReason`.
+    """
 
     reference: Float64[np.ndarray, "pairs 4"]
     target: Float64[np.ndarray, "pairs 4"]
     weights: Float64[np.ndarray, " pairs"]
+    kept: Bool[np.ndarray, " original"]
     dropped: dict[str, int]
 
     @classmethod
     def none(cls) -> "PairedRegions":
         """No regions."""
-        return cls(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros(0), {})
+        return cls(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=bool), {})
 
 
 class ImageSizes:
@@ -96,7 +102,6 @@ class RegionReader:
                 box_file,
                 box_format=options.box_format,
                 pairing=options.loss.pairing,
-                max_pairs_per_triplet=options.loss.max_pairs_per_triplet,
                 use_changed_pairs=options.loss.use_changed_pairs,
                 image_size=self._sizes,
             )
@@ -116,7 +121,7 @@ class RegionReader:
         return RegionPairs.of_one(triplet.reference_box, triplet.target_box, triplet.category or "")
 
     def read(self, triplet: Triplet) -> PairedRegions:
-        """Pairs of a triplet in the frame of the model's input, without those that are hardly visible there.
+        """Pairs of a triplet in the frame of the model's input: those well visible there, up to the cap.
 
         Raises:
             ValueError: A box or an image is not as it should be.
@@ -124,7 +129,7 @@ class RegionReader:
         """
         pairs = self.original(triplet)
         if triplet.target is None or len(pairs) == 0:
-            return PairedRegions.none()
+            return PairedRegions.none()._replace(dropped=dict(pairs.dropped))
         limits = self.options.loss
         found = filter_pairs(
             pairs.reference,
@@ -134,10 +139,11 @@ class RegionReader:
             self.options.grid,
             min_visible=limits.min_visible,
             min_side_cells=limits.min_side_cells,
+            max_pairs=limits.max_pairs_per_triplet,
+            weights=pairs.weights,
         )
-        return PairedRegions(
-            found.reference, found.target, pairs.weights[found.kept], {**pairs.dropped, **found.dropped}
-        )
+        dropped = {**pairs.dropped, **found.dropped}
+        return PairedRegions(found.reference, found.target, pairs.weights[found.kept], found.kept, dropped)
 
     def check_coverage(self, split: TripletSplit, *, training: bool = False) -> str:
         """Say how much of a split has regions, and log it.
@@ -155,14 +161,19 @@ class RegionReader:
         if self.box_file is not None:
             keys = [(triplet.pair_id, triplet.reference, str(triplet.target)) for triplet in triplets]
             coverage = self.box_file.coverage(keys)
-            coverage.check(least)
+            try:
+                coverage.check(least)
+            except ValueError as error:
+                raise ValueError(f"{error}{_SPARSE}") from error
             num_with_pairs, said = coverage.num_triplets_with_pairs, coverage.describe()
         else:
             num_with_pairs = sum(len(self.original(triplet)) > 0 for triplet in triplets)
             said = f"{where}: {num_with_pairs} of {len(triplets)} triplets have a region pair"
         logger.info("%s", said)
         if triplets and num_with_pairs < least * len(triplets):
-            raise ValueError(f"{said}; expected a share of {least:g} or more")
+            raise ValueError(
+                f"{said}; expected a share of {least:g} or more, got {num_with_pairs / len(triplets):.3f}{_SPARSE}"
+            )
         if training and num_with_pairs == 0:
             logger.warning(
                 "%s: no triplet of the split %r has regions: the region loss trains nothing", where, split.name

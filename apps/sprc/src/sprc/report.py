@@ -47,12 +47,13 @@ def finish_run(
         model: With it the contact sheet shows which regions the model matches.
     """
     write_records(run, evaluation)
+    text = "First the queries whose targets came last, then some at equal steps through the split."
     chosen = choose_cases(evaluation.records, settings.evaluation.num_cases)
     write_contact_sheet(
         run.path / CONTACT_SHEET,
         [make_case(record, dataset, model=model) for record in chosen],
         title=f"{run.path.name}: retrieved images",
-        text="First the queries whose targets came last, then some at equal steps through the split.",
+        text=f"{text} {evaluation.note}".strip(),
         table=evaluation.table(),
     )
     table = evaluation.table()
@@ -68,10 +69,12 @@ def finish_run(
         tags=("regionwise", "composed-image-retrieval", "region-level"),
     )
     write_model_card(run.model_path, card)
-    run.finish({"scores": evaluation.scores, "protocol": evaluation.protocol})
+    run.finish({"scores": evaluation.scores, "protocol": evaluation.protocol, "note": evaluation.note})
     write_page(run)
     console = Console()
     console.print(table.to_rich())
+    if evaluation.note:
+        console.print(evaluation.note, markup=False, soft_wrap=True)
     paths = {"report": run.report_path, "images": run.path / CONTACT_SHEET, "model": run.model_path}
     for what, path in paths.items():
         console.print(f"{what}: {path}", markup=False, soft_wrap=True)
@@ -82,7 +85,7 @@ def write_page(run: RunFolder) -> Path:
     evaluation = read_evaluation(run)
     figures = {"share of targets among the first k": draw_recall(evaluation.records)}
     sections = [
-        Section("Held-out recall", _SCORES_TEXT, evaluation.table()),
+        Section("Held-out recall", f"{_SCORES_TEXT} {evaluation.note}".strip(), evaluation.table()),
         Section("Ranks", f"The images themselves are in {CONTACT_SHEET}, beside this page.", figures=figures),
     ]
     return write_report(run, sections)
@@ -105,7 +108,8 @@ def read_evaluation(run: RunFolder) -> Evaluation:
         raise FileNotFoundError(f"{path}: not there; `sprc evaluate {run.path}` makes it")
     records = [_record(line) for line in path.read_text().splitlines()]
     results = run.read_results()
-    return Evaluation(cast("dict[str, dict[str, float]]", results["scores"]), str(results["protocol"]), records)
+    scores = cast("dict[str, dict[str, float]]", results["scores"])
+    return Evaluation(scores, str(results["protocol"]), records, str(results.get("note", "")))
 
 
 def _record(line: str) -> RetrievedRecord:

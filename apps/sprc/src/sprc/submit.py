@@ -37,6 +37,6 @@ def submit(settings: SubmitSettings) -> None:
         batch_size=settings.batch_size,
     )["model"]
     features = encode_gallery(model, split.gallery, dataset.read_input, batch_size=settings.batch_size)
-    index = GalleryIndex(split.gallery, features)
+    index = GalleryIndex(split.gallery, features).to(model.device)
     files = write_cirr_submission(Path(settings.output), index, queries, split.triplets)
     Console().print(f"recall: {files.recall}\nsubset: {files.subset}", markup=False, soft_wrap=True)

@@ -2,39 +2,26 @@
 
 With a frozen tower and no augmentation an image's tokens never change, and the tower is 87 % of a training step. The
 tokens are kept *before* the trainable LayerNorm, in 16 bits, in one memory-mapped file: 0.69 MiB per image of BLIP-2.
+`token_build.py` makes the file.
 
-A cache answers only for the weights and the transform that it was made with (`CacheKey`); pictures that change on disk
-under the same name are not noticed. It is built in a folder beside its own, which is renamed when it is whole: a build
-that was stopped goes on where it was, and nobody sees half a cache.
+A cache answers only for the weights, the transform and the constants that it was made with (`CacheKey`), and only for
+the image files that it was made of: their sizes and times of change are kept beside their names.
 """
 
-import fcntl
 import hashlib
 import json
-import logging
-import shutil
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from region_training.run_folder import write_atomically
+from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
-logger = logging.getLogger(__name__)
-
-HEADER, TOKENS, PROGRESS, LOCK = "cache.json", "tokens.bin", "progress.json", "lock"
+HEADER, TOKENS, PROGRESS = "cache.json", "tokens.bin", "progress.json"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-NUM_PROBES = 8
-"""Images that are loaded twice before a build: a random flip of a half leaves all of them alone in 1 of 256 builds."""
-SAVE_EVERY = 16
-"""Batches between two notes of how far a build is."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +31,20 @@ class CacheKey:
     Attributes:
         weights: `weights_hash` of the vision tower.
         transform: The key of the image transform.
+        constants: What else decides the tokens, as `SPRCConfig.tower_constants` writes it: the normalisation of pixels,
+            the epsilon of the tower's norms, its heads.
         dtype: How the tokens are kept; bfloat16 has fp32's range, float16 three more bits.
     """
 
     weights: str
     transform: str
+    constants: str
     dtype: Literal["float16", "bfloat16"] = "float16"
 
     @classmethod
-    def of(cls, tower: nn.Module, transform: str, *, dtype: Literal["float16", "bfloat16"] = "float16") -> "CacheKey":
+    def of(
+        cls, tower: nn.Module, transform: str, constants: str, *, dtype: Literal["float16", "bfloat16"] = "float16"
+    ) -> "CacheKey":
         """The key of a frozen tower.
 
         Raises:
@@ -66,7 +58,7 @@ class CacheKey:
             )
         if tower.training:
             raise ValueError("tokens cannot be cached: the vision tower is in training mode, expected eval()")
-        return cls(weights_hash(tower), transform, dtype)
+        return cls(weights_hash(tower), transform, constants, dtype)
 
 
 class TokenCache(Mapping[str, Tensor]):
@@ -77,18 +69,21 @@ class TokenCache(Mapping[str, Tensor]):
     Args:
         folder: What `build_token_cache` made.
         key: What the tokens must have been made with.
+        files: The images that are wanted, name -> file; they must be those that the tokens were made of.
 
     Raises:
-        FileNotFoundError: There is no cache.
-        ValueError: It was made with other weights or another transform (both are named), or is damaged.
+        FileNotFoundError: There is no cache, or an image file is missing.
+        ValueError: It was made with other weights, another transform or other constants (each is named), lacks an
+            image, is older than an image's file, or is damaged.
     """
 
-    def __init__(self, folder: Path | str, key: CacheKey) -> None:
+    def __init__(self, folder: Path | str, key: CacheKey, files: Mapping[str, Path]) -> None:
         self.folder = Path(folder)
         self.key = key
-        self._header = _Header.read(self.folder)
+        self._header = CacheHeader.read(self.folder)
         self._header.expect_key(self.folder, key)
-        self._row_of = {name: row for row, name in enumerate(self._header.names)}
+        self._header.expect_files(self.folder, file_stamps(files))
+        self._row_of = {name: row for row, name in enumerate(self._header.stamps)}
         self._rows: np.memmap | None = None
         size = (self.folder / TOKENS).stat().st_size
         if size != self._header.num_bytes or (self.folder / PROGRESS).exists():
@@ -131,72 +126,15 @@ class TokenCache(Mapping[str, Tensor]):
         if name not in self._row_of:
             raise KeyError(f"the image {name!r} is not in the cache {str(self.folder)!r} of {len(self)} images")
         if self._rows is None:
-            self._rows = self._header.map(self.folder, "r")
+            self._rows = self._header.map(self.folder)
         row = np.array(self._rows[self._row_of[name]])
         return torch.from_numpy(row).view(DTYPES[self.key.dtype])
 
 
-def build_token_cache(
-    folder: Path | str,
-    names: Sequence[str],
-    load_image: Callable[[str], UInt8[Tensor, "3 height width"]],
-    encode: Callable[[UInt8[Tensor, "batch 3 height width"]], Float[Tensor, "batch tokens channels"]],
-    key: CacheKey,
-    *,
-    batch_size: int = 32,
-    num_threads: int = 2,
-    show_progress: bool = True,
-) -> TokenCache:
-    """Encode images into a cache, or open the one that is there.
-
-    Only one process builds; the others of a run wait for it and then open the cache.
-
-    Args:
-        folder: Where it will lie. Half-built, it lies beside, under the name with `.partial` added.
-        names: The images' names, each once.
-        load_image: Name -> the tower's input, all of one size. Called from threads.
-        encode: Images -> tokens before any trained layer. Called without gradients.
-        key: From `CacheKey.of`.
-        batch_size: Images per call of `encode`.
-        num_threads: Images that are loaded at once.
-        show_progress: Whether to show a progress bar.
-
-    Raises:
-        ValueError: The folder holds another cache or something else, another process builds there, an image comes out
-            different when it is loaded twice, sizes differ, tokens do not fit the dtype, or the disk is too full.
-    """
-    folder = Path(folder)
-    if not names or len(set(names)) != len(names):
-        raise ValueError(
-            f"got {len(names)} names, {len(set(names))} different ones, expected at least one, and each once"
-        )
-    if folder.exists() and any(folder.iterdir()):
-        cache = TokenCache(folder, key)
-        absent = [name for name in names if name not in cache]
-        if absent:
-            raise ValueError(
-                f"the cache {str(folder)!r} lacks {len(absent)} of {len(names)} images, the first is {absent[0]!r}; "
-                "give these images a cache of their own, or delete that one"
-            )
-        return cache
-    _refuse_augmentation(names[:NUM_PROBES], load_image)
-    partial = folder.with_name(f"{folder.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"another process builds a cache in {str(partial)!r}") from error
-        build = _Build(partial, names, key)
-        with tqdm(
-            total=len(names), initial=build.done, desc="caching tokens", unit="image", disable=not show_progress
-        ) as bar:
-            for chosen, images in _batches(names[build.done :], load_image, batch_size, num_threads):
-                with torch.no_grad():
-                    build.add(chosen, encode(images))
-                bar.update(len(chosen))
-        build.finish(folder)
-    return TokenCache(folder, key)
+def file_stamps(files: Mapping[str, Path]) -> dict[str, str]:
+    """Size in bytes and time of change in ns of image files: another picture under a known name has another stamp."""
+    status = {name: path.stat() for name, path in files.items()}
+    return {name: f"{found.st_size}:{found.st_mtime_ns}" for name, found in status.items()}
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -208,84 +146,28 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class _Build:
-    """A cache that is being written, in order; it knows how far it is."""
-
-    def __init__(self, folder: Path, names: Sequence[str], key: CacheKey) -> None:
-        self.done = 0
-        self._folder = folder
-        self._names = list(names)
-        self._key = key
-        self._rows: np.memmap | None = None
-        self._unsaved = 0
-        progress = folder / PROGRESS
-        if not progress.is_file():
-            return
-        header = _Header.read(folder)
-        if (header.key, header.names) == (asdict(key), self._names):
-            self.done = json.loads(progress.read_text(encoding="utf-8"))["done"]
-            self._rows = header.map(folder, "r+")
-        else:
-            logger.warning("%s was begun with other images, weights or another transform: it is begun anew", folder)
-            progress.unlink()
-
-    def add(self, names: Sequence[str], tokens: Float[Tensor, "batch tokens channels"]) -> None:
-        """Write the tokens of the next images."""
-        rows = self._begin(tokens) if self._rows is None else self._rows
-        expected = (len(names), *rows.shape[1:])
-        if tuple(tokens.shape) != expected:
-            raise ValueError(f"images {names[0]!r} ...: got tokens of shape {tuple(tokens.shape)}, expected {expected}")
-        stored = tokens.to(DTYPES[self._key.dtype])
-        good = stored.isfinite().flatten(1).all(dim=1)
-        if not good.all():
-            name = names[int((~good).nonzero()[0])]
-            raise ValueError(
-                f"image {name!r}: its tokens are not finite in {self._key.dtype}, the largest of the batch is "
-                f"{tokens.abs().max().item():g}; bfloat16 holds numbers as large as float32"
-            )
-        rows[self.done : self.done + len(names)] = stored.cpu().contiguous().view(torch.int16).numpy()
-        self.done += len(names)
-        self._unsaved += 1
-        if self._unsaved == SAVE_EVERY:
-            self._save(rows)
-
-    def finish(self, folder: Path) -> None:
-        """Give the cache its name; all images must have been added."""
-        assert self._rows is not None, "images were added"
-        self._save(self._rows)
-        (self._folder / PROGRESS).unlink()
-        (self._folder / LOCK).unlink()
-        self._folder.replace(folder)
-
-    def _begin(self, tokens: Tensor) -> np.memmap:
-        header = _Header(asdict(self._key), self._names, list(tokens.shape[1:]))
-        free = shutil.disk_usage(self._folder).free
-        if header.num_bytes > free:
-            raise ValueError(
-                f"{str(self._folder)!r}: the tokens of {len(self._names)} images need {header.num_bytes / 2**30:.1f} "
-                f"GiB, the disk has {free / 2**30:.1f} GiB free"
-            )
-        self._rows = header.map(self._folder, "w+")
-        write_atomically(self._folder / HEADER, json.dumps(asdict(header)))
-        return self._rows
-
-    def _save(self, rows: np.memmap) -> None:
-        # The tokens first: what the note promises must be on the disk.
-        rows.flush()
-        write_atomically(self._folder / PROGRESS, json.dumps({"done": self.done}))
-        self._unsaved = 0
-
-
 @dataclass(frozen=True)
-class _Header:
-    """What `cache.json` holds."""
+class CacheHeader:
+    """What `cache.json` holds.
+
+    Attributes:
+        key: The `CacheKey`, as a dict.
+        stamps: The images' names in the order of the rows, each with the stamp of its file.
+        shape: Tokens per image, and their width.
+    """
 
     key: dict[str, str]
-    names: list[str]
+    stamps: dict[str, str]
     shape: list[int]
 
     @classmethod
-    def read(cls, folder: Path) -> "_Header":
+    def read(cls, folder: Path) -> "CacheHeader":
+        """Read a folder's header.
+
+        Raises:
+            FileNotFoundError: There is none.
+            ValueError: It is something else.
+        """
         path = folder / HEADER
         if not path.is_file():
             raise FileNotFoundError(f"no token cache at {str(folder)!r}: there is no {HEADER}")
@@ -296,12 +178,15 @@ class _Header:
 
     @property
     def num_bytes(self) -> int:
-        return 2 * len(self.names) * self.shape[0] * self.shape[1]
+        """Size of the tokens' file."""
+        return 2 * len(self.stamps) * self.shape[0] * self.shape[1]
 
-    def map(self, folder: Path, mode: Literal["r", "r+", "w+"]) -> np.memmap:
-        return np.memmap(folder / TOKENS, np.int16, mode, shape=(len(self.names), *self.shape))
+    def map(self, folder: Path) -> np.memmap:
+        """The tokens' file as an array of 16-bit words, one row per image."""
+        return np.memmap(folder / TOKENS, np.int16, "r", shape=(len(self.stamps), *self.shape))
 
     def expect_key(self, folder: Path, key: CacheKey) -> None:
+        """Refuse tokens that were made with something else."""
         other = [
             f"{name} {self.key.get(name)!r}, expected {value!r}"
             for name, value in asdict(key).items()
@@ -310,38 +195,19 @@ class _Header:
         if other:
             raise ValueError(f"the token cache {str(folder)!r} was made with {'; '.join(other)}")
 
-
-def _batches(
-    names: Sequence[str], load_image: Callable[[str], Tensor], batch_size: int, num_threads: int
-) -> Iterator[tuple[Sequence[str], Tensor]]:
-    """Batches of images in order; the next one is loaded while one is encoded."""
-    with ThreadPoolExecutor(num_threads) as pool:
-        waiting: deque[tuple[Sequence[str], list[Future[Tensor]]]] = deque()
-        try:
-            for start in range(0, len(names) + batch_size, batch_size):
-                chosen = names[start : start + batch_size]
-                if chosen:
-                    waiting.append((chosen, [pool.submit(load_image, name) for name in chosen]))
-                if start and waiting:
-                    ready, images = waiting.popleft()
-                    yield ready, _stack(ready, [image.result() for image in images])
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _stack(names: Sequence[str], images: Sequence[Tensor]) -> UInt8[Tensor, "batch 3 height width"]:
-    for name, image in zip(names, images, strict=True):
-        if image.shape != images[0].shape:
+    def expect_files(self, folder: Path, stamps: Mapping[str, str]) -> None:
+        """Refuse images that have no tokens, or tokens of another picture."""
+        absent = [name for name in stamps if name not in self.stamps]
+        if absent:
             raise ValueError(
-                f"image {name!r}: got the size {tuple(image.shape)}, expected {tuple(images[0].shape)} as {names[0]!r}"
+                f"the token cache {str(folder)!r} lacks {len(absent)} of {len(stamps)} images, the first is "
+                f"{absent[0]!r}; give these images a cache of their own, or delete that one"
             )
-    return torch.stack(list(images))
-
-
-def _refuse_augmentation(names: Sequence[str], load_image: Callable[[str], Tensor]) -> None:
-    for name in names:
-        if not torch.equal(load_image(name), load_image(name)):
+        changed = [name for name, stamp in stamps.items() if self.stamps[name] != stamp]
+        if changed:
+            name = changed[0]
             raise ValueError(
-                f"tokens cannot be cached: image {name!r} comes out different when it is loaded twice; take the random "
-                "augmentation out, or train without a cache"
+                f"the token cache {str(folder)!r} was made of other files: {len(changed)} of {len(stamps)} images have "
+                f"changed, the first is {name!r} (bytes and time in ns were {self.stamps[name]}, are {stamps[name]}); "
+                "delete the cache to build it again, or, if they were only copied, give them their times back (cp -p)"
             )

@@ -1,13 +1,12 @@
 """`sprc train`: data, model, training, held-out retrieval, contact sheet, report: one run folder."""
 
-import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from region_training.bad_records import BadRecordPolicy
-from region_training.engine import TrainingJob
+from region_training.engine import TrainingJob, choose_precision
 from region_training.engine import train as run_training
 from region_training.environment import collect_environment
 from region_training.ranks import Ranks, choose_device, join_ranks
@@ -17,14 +16,16 @@ from region_training.settings import TrainingSettings
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from sprc.best import BestModel
-from sprc.building import PARTS, build_config, build_model, build_tokenizer
+from sprc.building import PARTS, build_config, build_model, build_tokenizer, with_tower_dtype
 from sprc.collate import TripletCollator
 from sprc.config import DataSettings, Settings
 from sprc.configuration import SPRCConfig
 from sprc.data import TripletDataset
 from sprc.evaluate import Evaluation, evaluate
+from sprc.fingerprint import fingerprint
 from sprc.loading import load_model, open_tokenizer
 from sprc.model import SPRCModel
+from sprc.no_region import beside_no_region_run, check_no_region_run
 from sprc.opening import open_dataset, use_cached_tokens
 from sprc.region_schedule import RegionSchedule
 from sprc.report import finish_run
@@ -38,14 +39,18 @@ def train(settings: Settings) -> None:
     run = RunFolder(Path(str(settings.run_dir)))
     device, training = choose_device(settings.training.device), settings.training
     ranks = join_ranks(device, training.communication_timeout_s, num_workers=training.num_workers)
-    # A run folder may be moved or copied, and goes on where it is.
-    if run.begin(settings, environment=collect_environment(), may_differ=HARMLESS_KEYS | {"run_dir"}) == "finished":
+    # A run folder may be moved or copied, and goes on where it is; the run beside it changes nothing that is learned.
+    may_differ = HARMLESS_KEYS | {"run_dir", "evaluation.no_region_run"}
+    if run.begin(settings, environment=collect_environment(), may_differ=may_differ) == "finished":
         logger.info("%s is finished; its report is %s", run.path, run.report_path)
         return
     if ranks.is_first:
         prepare_data(settings.data)
         prepare_tokenizer(settings, run.path / "processor")
     ranks.barrier()
+    if settings.evaluation.no_region_run is not None:
+        check_no_region_run(settings.evaluation.no_region_run, settings)
+    settings = replace(settings, model=with_tower_dtype(settings.model, choose_precision(training, device)))
     tokenizer = open_tokenizer(run.path / "processor")
     train_data, held_out = open_splits(settings, build_config(settings.model, tokenizer))
     if settings.data.token_cache is not None:
@@ -66,7 +71,20 @@ def train(settings: Settings) -> None:
     job.evaluate = evaluate_now
     result = run_training(job, training_of(settings), run.path)
     if ranks.is_first and not result.stopped_by_signal:
-        finish_run(run, settings, evaluations[result.global_step], held_out, model=region_model(settings, run))
+        finish(settings, run, evaluations[result.global_step], held_out)
+
+
+def finish(settings: Settings, run: RunFolder, found: Evaluation, held_out: TripletDataset) -> None:
+    """Write what a trained run holds beside its weights; with the region loss, a run without it is put beside."""
+    if settings.model.use_region_loss:
+        found = beside_no_region_run(
+            found,
+            data=settings.data,
+            split=settings.data.eval_split,
+            options=settings.evaluation,
+            device=settings.training.device,
+        )
+    finish_run(run, settings, found, held_out, model=region_model(settings, run))
 
 
 def region_model(settings: Settings, run: RunFolder) -> SPRCModel | None:
@@ -102,17 +120,6 @@ def make_job(
     )
 
 
-def fingerprint(dataset: TripletDataset) -> str:
-    """Tells these triplets from others: their names, captions, regions and order."""
-    digest = hashlib.sha256()
-    for triplet in dataset.split.triplets:
-        digest.update(repr((triplet.pair_id, triplet.reference, triplet.target, triplet.captions)).encode())
-        if dataset.regions is not None:
-            pairs = dataset.regions.original(triplet)
-            digest.update(repr((pairs.reference.tolist(), pairs.target.tolist(), pairs.weights.tolist())).encode())
-    return digest.hexdigest()
-
-
 def training_of(settings: Settings) -> TrainingSettings:
     """The training settings; the vision tower is frozen, as published, and so is a region branch that is not used."""
     unused = () if settings.model.use_region_loss else ("region_branch",)
@@ -142,14 +149,10 @@ def training_captions(settings: Settings) -> list[str]:
 def cache_tokens(
     settings: Settings, tokenizer: PreTrainedTokenizerBase, datasets: tuple[TripletDataset, ...], ranks: Ranks
 ) -> None:
-    """Let both splits read the tower's tokens from the cache; the first rank makes it where it is not there."""
+    """Let both splits read the tower's tokens from the cache; the ranks make it together where it is not there."""
     # The engine seeds in the same way before it builds the model, so a random tower is the same one.
     set_seed(settings.training.seed)
     model = build_model(settings.model, tokenizer).eval().to(choose_device(settings.training.device))
     folder = Path(str(settings.data.token_cache))
-    for building in (True, False):
-        if ranks.is_first == building:
-            for dataset in datasets:
-                size = settings.evaluation.batch_size
-                use_cached_tokens(dataset, folder, model, batch_size=size, build=building)
-        ranks.barrier()
+    for dataset in datasets:
+        use_cached_tokens(dataset, folder, model, batch_size=settings.evaluation.batch_size, ranks=ranks)

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from jaxtyping import Float64, UInt8
 from PIL import Image, ImageOps
-from region_training.images import MAX_PIXELS, read_image
+from region_training.images import read_image
 from torch import Tensor
+
+from sprc.image_headers import open_image, stored_size, upright_size
 
 TRANSFORM_KINDS = ("targetpad", "squarepad", "resize")
 TARGET_RATIO = 1.25  # CLIP4Cir, Baldrati et al. 2022
-_EXIF_ORIENTATION = 0x0112
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 class Transformed(NamedTuple):
@@ -130,7 +130,7 @@ class ImageTransform:
         """
         if not self.upstream_order:
             return self(read_image(path))
-        with _open(path) as image:
+        with open_image(path) as image:
             try:
                 image.load()
             except (OSError, SyntaxError, ValueError) as error:
@@ -138,23 +138,13 @@ class ImageTransform:
             return self(image)
 
     def original_size(self, path: Path) -> tuple[int, int]:
-        """Width and height of the image as `read` sees it, from the file's header where that says how it is turned.
+        """Width and height of the image as `read` sees it, from the file's header.
 
         Raises:
-            ValueError: The file is no image, or is damaged.
+            ValueError: The file is no image, or its header is damaged.
             OSError: The file cannot be opened.
         """
-        with _open(path) as image:
-            width, height = image.size
-            if self.upstream_order:
-                return width, height
-            try:
-                # A PNG may say it behind its pixels, so Pillow decodes it here.
-                orientation = image.getexif().get(_EXIF_ORIENTATION)
-            except Exception as error:
-                # Decoders of damaged files raise all sorts: OSError, SyntaxError, struct.error, ...
-                raise ValueError(f"{path}: damaged picture: {error}") from error
-        return (height, width) if orientation in _SIDEWAYS else (width, height)
+        return stored_size(path) if self.upstream_order else upright_size(path)
 
     def affine(self, width: int, height: int) -> Float64[np.ndarray, "2 3"]:
         """Map from normalised coordinates of an image of this size to normalised coordinates of the model's input.
@@ -206,19 +196,3 @@ def _pad(image: Image.Image, pad_x: int, pad_y: int) -> Image.Image:
     if pad_x == 0 and pad_y == 0:
         return image
     return ImageOps.expand(image, border=(pad_x, pad_y), fill=0)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        image = Image.open(path)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: too large: {error}") from error
-    except OSError as error:
-        if error.errno is not None:
-            raise  # the file system's own error names the path
-        raise ValueError(f"{path}: no picture: {error}") from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        image.close()
-        raise ValueError(f"{path}: got {width} x {height} pixels, expected at most {MAX_PIXELS}")
-    return image

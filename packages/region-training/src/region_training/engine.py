@@ -109,7 +109,7 @@ def train(job: TrainingJob, settings: TrainingSettings, run_dir: Path) -> Traini
     if ranks.is_first:
         run_dir.mkdir(parents=True, exist_ok=True)
         checkpoints.drop_staging(run_dir)
-    precision = _precision(settings, device)
+    precision = choose_precision(settings, device)
     data = _data(job, settings, ranks, device)
     conditions = _conditions(job, settings, ranks, precision)
     resumed, identity = _resume_point(run_dir, settings, ranks, conditions)
@@ -234,7 +234,8 @@ def _choose_checkpoint(run_dir: Path, settings: TrainingSettings) -> tuple[check
     return search.found, identity
 
 
-def _precision(settings: TrainingSettings, device: str) -> str:
+def choose_precision(settings: TrainingSettings, device: str) -> str:
+    """Return "bf16" or "fp32" for the setting `precision` on a device ("cpu" or "cuda")."""
     if settings.precision == "auto":
         return "bf16" if device == "cuda" else "fp32"
     return settings.precision

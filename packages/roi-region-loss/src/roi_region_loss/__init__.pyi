@@ -4,6 +4,7 @@ from .box_files import BoxFile as BoxFile
 from .box_files import write_box_file as write_box_file
 from .box_formats import BoxFormat as BoxFormat
 from .captions import RegionCaptionLoss as RegionCaptionLoss
+from .config import DropReason as DropReason
 from .config import RegionLossConfig as RegionLossConfig
 from .contrastive import RegionContrastiveLoss as RegionContrastiveLoss
 from .contrastive import RegionLossOutput as RegionLossOutput

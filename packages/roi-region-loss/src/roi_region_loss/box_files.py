@@ -38,7 +38,6 @@ class BoxFile:
         images: Boxes per image, of a file keyed by image.
         pairs: Pairs per triplet, of a file keyed by triplet.
         pairing: How boxes keyed by image become pairs.
-        max_pairs_per_triplet: The rest is dropped and counted.
         image_size: Gives an image's (width, height) by its name, for boxes in pixels without a size.
     """
 
@@ -49,7 +48,6 @@ class BoxFile:
         images: Mapping[str, StoredBoxes] | None = None,
         pairs: Mapping[str, RegionPairs] | None = None,
         pairing: Pairing = "auto",
-        max_pairs_per_triplet: int = 4,
         image_size: Callable[[str], tuple[int, int]] | None = None,
     ) -> None:
         if (images is None) == (pairs is None):
@@ -58,7 +56,6 @@ class BoxFile:
         self._images = images
         self._pairs = pairs
         self._pairing: Pairing = pairing
-        self._max_pairs = max_pairs_per_triplet
         self._image_size = image_size
 
     @classmethod
@@ -68,7 +65,6 @@ class BoxFile:
         *,
         box_format: BoxFormat = "xyxy_norm",
         pairing: Pairing = "auto",
-        max_pairs_per_triplet: int = 4,
         use_changed_pairs: bool = False,
         image_size: Callable[[str], tuple[int, int]] | None = None,
     ) -> "BoxFile":
@@ -78,7 +74,6 @@ class BoxFile:
             path: The JSON file.
             box_format: Form of the boxes where an entry does not say it itself.
             pairing: How boxes keyed by image become pairs; see `RegionLossConfig`.
-            max_pairs_per_triplet: The rest is dropped and counted.
             use_changed_pairs: Let pairs of `relation` "changed" keep their weight instead of 0.
             image_size: Gives an image's (width, height) by its name, for boxes in pixels without a size; asked when
                 the boxes are.
@@ -101,7 +96,7 @@ class BoxFile:
                 for key, record in records.items()
             }
             _raise_problems(path, problems)
-            return cls(path, pairs=pairs, max_pairs_per_triplet=max_pairs_per_triplet)
+            return cls(path, pairs=pairs)
         images = {
             name: read_image_record(record, box_format, where=f"{path}: {name!r}", problems=problems)
             for name, record in records.items()
@@ -118,13 +113,7 @@ class BoxFile:
                 path,
                 by_index,
             )
-        return cls(
-            path,
-            images=images,
-            pairing=pairing,
-            max_pairs_per_triplet=max_pairs_per_triplet,
-            image_size=image_size,
-        )
+        return cls(path, images=images, pairing=pairing, image_size=image_size)
 
     @property
     def is_pair_keyed(self) -> bool:
@@ -151,16 +140,16 @@ class BoxFile:
     def pairs(self, pair_id: str, reference: str, target: str) -> RegionPairs:
         """Pairs of regions of one triplet, normalised in the original images; none where the file has nothing.
 
+        All of them: `filter_pairs` leaves out what cannot be used, and only then caps their number.
+
         Args:
             pair_id: Key of the triplet.
             reference: Name of the reference image.
             target: Name of the target image.
         """
         if self._pairs is not None:
-            pairs = self._pairs.get(pair_id, RegionPairs())
-        else:
-            pairs = pair_boxes(self.boxes(reference), self.boxes(target), pairing=self._pairing)
-        return pairs.cap(self._max_pairs)
+            return self._pairs.get(pair_id, RegionPairs())
+        return pair_boxes(self.boxes(reference), self.boxes(target), pairing=self._pairing)
 
     def coverage(self, triplets: Iterable[tuple[str, str, str]]) -> BoxCoverage:
         """Count what the file holds for a split.
@@ -169,14 +158,16 @@ class BoxFile:
             triplets: Per triplet its key, reference and target name, as for `pairs`.
         """
         wanted: dict[str, None] = {}
-        num_triplets = num_with_pairs = num_pairs = 0
+        num_triplets = num_with_pairs = num_pairs = num_without_weight = 0
         dropped: Counter[str] = Counter()
         for pair_id, reference, target in triplets:
             wanted.update(dict.fromkeys([pair_id] if self.is_pair_keyed else [reference, target]))
             pairs = self.pairs(pair_id, reference, target)
+            num_weighted = int((pairs.weights > 0).sum())
             num_triplets += 1
-            num_with_pairs += len(pairs) > 0
-            num_pairs += len(pairs)
+            num_with_pairs += num_weighted > 0
+            num_pairs += num_weighted
+            num_without_weight += len(pairs) - num_weighted
             dropped.update(pairs.dropped)
         keys = self._images if self._pairs is None else self._pairs
         assert keys is not None
@@ -190,6 +181,7 @@ class BoxFile:
             num_triplets=num_triplets,
             num_triplets_with_pairs=num_with_pairs,
             num_pairs=num_pairs,
+            num_pairs_without_weight=num_without_weight,
             dropped=dict(dropped),
             missing=tuple(missing[:NUM_EXAMPLES]),
             unused=tuple(unused[:NUM_EXAMPLES]),

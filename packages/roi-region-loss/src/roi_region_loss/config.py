@@ -10,6 +10,9 @@ Negatives = Literal["cross_region", "cross_image"]
 Pairing = Literal["auto", "label", "index"]
 """How the boxes of two images become pairs where a file does not list pairs: `auto` takes labels if both have them."""
 
+DropReason = Literal["no_partner", "not_visible", "too_small", "over_cap"]
+"""Why a region (`no_partner`) or a pair of regions takes no part in the loss, in the order in which it is asked."""
+
 
 @dataclass(frozen=True)
 class RegionLossConfig:
@@ -23,7 +26,7 @@ class RegionLossConfig:
         overlap_iou: A region of the same triplet whose box has a larger intersection over union is no negative.
         overlap_containment: Nor is one of which more than this share lies inside the other, or the other way round.
         pairing: How the boxes of two images become pairs where the box file does not list pairs.
-        max_pairs_per_triplet: The rest is dropped and counted.
+        max_pairs_per_triplet: Of the pairs that the limits below leave; the rest is dropped and counted.
         use_changed_pairs: Give pairs that the caption changes ("make the dog a cat") their full weight. Pulling such
             regions together fights the caption, so by default their weight is 0.
         min_visible: Share of a box's area that must be left after the image transform.

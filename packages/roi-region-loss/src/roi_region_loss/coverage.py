@@ -17,8 +17,9 @@ class BoxCoverage:
         num_keys: Images (or triplets) of the split.
         num_keys_found: Those that the file has an entry for, be it empty.
         num_triplets: Triplets of the split.
-        num_triplets_with_pairs: Those with a pair of regions.
-        num_pairs: Pairs of regions in all.
+        num_triplets_with_pairs: Those with a pair of regions that has a weight: no other trains anything.
+        num_pairs: Pairs of regions with a weight, in all.
+        num_pairs_without_weight: Those without, such as pairs that the caption changes.
         dropped: Regions left out in pairing, by reason.
         missing: Some keys of the split that the file lacks.
         unused: Some keys of the file that the split lacks.
@@ -31,6 +32,7 @@ class BoxCoverage:
     num_triplets: int
     num_triplets_with_pairs: int
     num_pairs: int
+    num_pairs_without_weight: int
     dropped: dict[str, int]
     missing: tuple[str, ...]
     unused: tuple[str, ...]
@@ -42,12 +44,14 @@ class BoxCoverage:
 
     @property
     def pairs_per_triplet(self) -> float:
-        """Mean number of pairs; 0 for a split without triplets."""
+        """Mean number of pairs with a weight; 0 for a split without triplets."""
         return self.num_pairs / self.num_triplets if self.num_triplets else 0.0
 
     def describe(self) -> str:
         """One line for the log."""
         dropped = "".join(f", {count} {reason}" for reason, count in self.dropped.items())
+        if self.num_pairs_without_weight:
+            dropped = f", {self.num_pairs_without_weight} more without weight{dropped}"
         return (
             f"{self.file}: {self.num_keys_found} of {self.num_keys} {self.keyed_by} keys found; "
             f"{self.num_triplets_with_pairs} of {self.num_triplets} triplets have {self.num_pairs} region pairs "

@@ -42,7 +42,7 @@ class RegionPairs:
         target: Row by row their partners in the original target image.
         weights: Weight of each pair in the region loss, 0 or more.
         labels: What each pair shows; an empty text where that is not known.
-        dropped: Number of regions left out by reason: `no_partner` (boxes) and `over_cap` (pairs).
+        dropped: Number of boxes left out by reason: `no_partner`.
     """
 
     reference: Float64[np.ndarray, "pairs 4"] = field(default_factory=lambda: np.zeros((0, 4)))
@@ -60,19 +60,6 @@ class RegionPairs:
         """Pair of two boxes, for data that anchors one instance in both images (OACIRR)."""
         reference, target = (np.asarray(box, dtype=np.float64).reshape(1, 4) for box in (reference_box, target_box))
         return cls(reference, target, np.ones(1), (label,))
-
-    def cap(self, max_pairs: int) -> "RegionPairs":
-        """The first pairs, those with a weight before those without; the rest is counted in `dropped`."""
-        if len(self) <= max_pairs:
-            return self
-        kept = np.argsort(self.weights == 0, kind="stable")[:max_pairs]
-        return RegionPairs(
-            self.reference[kept],
-            self.target[kept],
-            self.weights[kept],
-            tuple(self.labels[index] for index in kept),
-            {**self.dropped, "over_cap": len(self) - max_pairs},
-        )
 
 
 def pair_boxes(reference: ImageBoxes, target: ImageBoxes, *, pairing: Pairing = "auto") -> RegionPairs:
