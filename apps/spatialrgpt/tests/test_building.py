@@ -37,7 +37,9 @@ def save_tower(folder, vision: dict, *, whole: bool) -> dict[str, torch.Tensor]:
     return model.vision_model.state_dict()
 
 
-def save_language_model(folder, *, vocabulary: int = 50, template: str | None = TEMPLATE) -> dict[str, torch.Tensor]:
+def save_language_model(
+    folder, *, vocabulary: int = 50, template: str | None = TEMPLATE, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
     """Save a Llama with a vocabulary larger than its tokenizer's, as many are, and a tokenizer beside it."""
     torch.manual_seed(6)
     config = LlamaConfig(
@@ -48,7 +50,7 @@ def save_language_model(folder, *, vocabulary: int = 50, template: str | None = 
         num_attention_heads=2,
         num_key_value_heads=2,
     )
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.save_pretrained(folder)
     words = Tokenizer(models.WordLevel(WORDS, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -111,6 +113,17 @@ def test_a_pretrained_model_composes_to_one_that_runs(toy, tmp_path):
     model = build_model(settings, processor.tokenizer)
     batch = toy.batch([toy.sample((0, 0), processor=processor, words="how far", answer="far far")])
     assert model(**batch).loss.isfinite()
+
+
+def test_parts_in_float16_are_trained_in_float32(toy, tmp_path):  # published configurations ask for float16
+    for name in ("tower", "words"):
+        (tmp_path / name).mkdir()
+    vision, text = ({"pretrained": str(tmp_path / name)} for name in ("tower", "words"))
+    save_tower(tmp_path / "tower", {**toy.vision, "dtype": "float16"}, whole=False)
+    save_language_model(tmp_path / "words", vocabulary=50, dtype=torch.float16)
+    assert AutoConfig.from_pretrained(tmp_path / "words").dtype == torch.float16
+    model = toy.model(vision=BackboneSettings(**vision), text=BackboneSettings(**text))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(toy, tmp_path):

@@ -3,7 +3,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import yaml
-from region_training.run_folder import RunFolder, hide_secrets, write_atomically
+from region_training.run_folder import RunFolder, hide_secrets, write_atomically, write_folder_once
 from region_training.settings import ConfigError, TrainingSettings
 
 
@@ -176,3 +176,24 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "old"
     write_atomically(path, json.dumps("ä"))
     assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_that_was_half_written_by_a_kill_is_written_again(tmp_path):
+    folder = tmp_path / "processor"
+
+    def write(part, *, is_killed=False):
+        part.mkdir()
+        (part / "first.json").write_text("1")
+        if is_killed:
+            raise KeyboardInterrupt
+        (part / "second.json").write_text("2")
+
+    with pytest.raises(KeyboardInterrupt):
+        write_folder_once(folder, lambda part: write(part, is_killed=True))
+    assert not folder.exists()
+    write_folder_once(folder, write)
+    assert {path.name for path in folder.iterdir()} == {"first.json", "second.json"}
+    (folder / "first.json").write_text("kept")
+    write_folder_once(folder, write)
+    assert (folder / "first.json").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["processor"]

@@ -69,10 +69,12 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
     def __init__(self, config: SpatialRGPTConfig) -> None:
         super().__init__(config)
         text_dim = config.text.hidden_size
-        self.vision_tower: PreTrainedModel = AutoModel.from_config(config.vision)
+        # Their configurations may ask for float16, as published ones do; this model has one type, float32 if it is new.
+        dtype = torch.get_default_dtype()
+        self.vision_tower: PreTrainedModel = AutoModel.from_config(config.vision, dtype=dtype)
         self.projector = ImageProjector(config.vision.hidden_size, text_dim, config.projector_downsample)
         self.region_encoder = RegionEncoder(config) if config.enable_region else None
-        self.language_model = AutoModelForCausalLM.from_config(config.text)
+        self.language_model = AutoModelForCausalLM.from_config(config.text, dtype=dtype)
         self.region_heads = RegionHeads(text_dim, config.heads) if config.enable_region_heads else None
         self.head_geometry = (
             GeometryEmbedding(text_dim) if config.enable_region_heads and config.region_geometry else None

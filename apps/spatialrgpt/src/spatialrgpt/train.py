@@ -12,7 +12,7 @@ from region_training.engine import TrainingJob
 from region_training.engine import train as run_training
 from region_training.environment import collect_environment
 from region_training.ranks import choose_device, join_ranks
-from region_training.run_folder import HARMLESS_KEYS, RunFolder
+from region_training.run_folder import HARMLESS_KEYS, RunFolder, write_folder_once
 from region_training.safe_dataset import SafeDataset
 from region_training.settings import TrainingSettings
 from transformers import AutoProcessor, PreTrainedModel
@@ -107,6 +107,9 @@ def prepare_data(settings: DataSettings) -> None:
 
 def prepare_processor(settings: Settings, folder: Path) -> None:
     """Save the run's processor, once: a resumed run must not make another tokenizer."""
-    if not folder.exists():
+
+    def write(part: Path) -> None:
         texts = read_texts(Path(settings.data.root) / f"{settings.data.train_split}.json")
-        build_processor(settings.model, texts).save_pretrained(folder)
+        build_processor(settings.model, texts).save_pretrained(part)
+
+    write_folder_once(folder, write)

@@ -10,7 +10,7 @@ from region_training.engine import TrainingJob, choose_precision
 from region_training.engine import train as run_training
 from region_training.environment import collect_environment
 from region_training.ranks import Ranks, choose_device, join_ranks
-from region_training.run_folder import HARMLESS_KEYS, RunFolder
+from region_training.run_folder import HARMLESS_KEYS, RunFolder, write_folder_once
 from region_training.safe_dataset import SafeDataset
 from region_training.settings import TrainingSettings
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -135,8 +135,9 @@ def prepare_data(settings: DataSettings) -> None:
 
 def prepare_tokenizer(settings: Settings, folder: Path) -> None:
     """Save the run's tokenizer, once: a resumed run must not make another one."""
-    if not folder.exists():
-        build_tokenizer(settings.model, training_captions(settings)).save_pretrained(folder)
+    write_folder_once(
+        folder, lambda part: build_tokenizer(settings.model, training_captions(settings)).save_pretrained(part)
+    )
 
 
 def training_captions(settings: Settings) -> list[str]:

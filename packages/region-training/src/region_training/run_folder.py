@@ -8,8 +8,9 @@ settings that hold secrets are never written.
 import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -176,6 +177,22 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_folder_once(folder: Path, write: Callable[[Path], object]) -> None:
+    """Write a folder that is whole or absent; one that is there stays as it is.
+
+    Args:
+        folder: The folder.
+        write: Writes the files into a folder that it makes, which then takes the name in one step.
+    """
+    if folder.exists():
+        return
+    staged = folder.with_name(f".{folder.name}.part")
+    # Of a process that was killed.
+    shutil.rmtree(staged, ignore_errors=True)
+    write(staged)
+    staged.rename(folder)
 
 
 def hide_secrets(words: Sequence[str]) -> list[str]:

@@ -1,0 +1,11 @@
+#!/bin/sh
+# The guide's command with image pairs: as train_deformable.sh, and cross-image prompt segmentation.
+# Further words go to `psalm train`; CUDA devices: GPUS=localhost:0,1.
+set -eu
+exec uv run --no-sync deepspeed --no_local_rank --include "${GPUS:-localhost:0}" --module psalm train \
+    --preset deformable-cross-image \
+    --mm_projector_type deformable --mm_hidden_dim 256 --mm_n_heads 8 --mm_n_points 4 --swin_type base \
+    --seg_task panoptic --cross_image_seg_task True \
+    --region_mask_type 'box_visual_prompt_mask||scribble_visual_prompt_mask||point_visual_prompt_mask' \
+    --per_device_train_batch_size 2 --gradient_accumulation_steps 2 --learning_rate 6e-5 --num_train_epochs 10 \
+    --output_dir runs/psalm-deformable-cross-image "$@"

@@ -1,0 +1,62 @@
+"""`psalm adapt-projector`: a baseline projector's weights as a deformable projector's, which starts as the baseline.
+
+The result is one file of safetensors whose header says the sizes it was made for. A model reads it by
+`model.projector_weights` (`--pretrain_mm_mlp_adapter`) and is then fine-tuned at a low learning rate.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from deformable_projector import DeformableProjector, adapt_projector_weights
+from region_core.weights import load_weights
+from safetensors.torch import save_file
+
+from psalm.config import AdaptProjectorSettings
+from psalm.configuration import STAGES, SWIN_SIZES
+from psalm.published import NO_STATISTICS, TRAINED_REPEATS
+
+logger = logging.getLogger(__name__)
+
+
+def adapt_projector(settings: AdaptProjectorSettings) -> None:
+    """Write the weights of a deformable projector that computes what a published baseline does.
+
+    The widths of the tokens and of the convolution are read off the weights. The same input gives the same weights.
+
+    Raises:
+        ValueError: The output is no .safetensors, the source holds no projector, or it belongs to another backbone.
+    """
+    if Path(settings.output).suffix != ".safetensors":
+        raise ValueError(f"output: got {settings.output!r}, expected a file that ends with .safetensors")
+    weights = load_weights(Path(settings.source))
+    last = [tensor for name, tensor in weights.items() if name == "fc.weight" or name.endswith(".fc.weight")]
+    if not last:
+        raise ValueError(
+            f"{settings.source!r}: no projector among {len(weights)} tensors, expected names like "
+            f"'model.mm_projector.fc.weight', got {', '.join(list(weights)[:3])}"
+        )
+    output_dim, conv_dim = last[0].shape
+    embed_dim = SWIN_SIZES[settings.swin_type]["embed_dim"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        projector = DeformableProjector(
+            [embed_dim * 2**stage for stage in range(len(STAGES))],
+            output_dim,
+            settings.projector,
+            conv_dim,
+            conv2_repeats=TRAINED_REPEATS,
+        )
+    try:
+        adapted = adapt_projector_weights(weights, projector)
+    except ValueError as error:
+        raise ValueError(
+            f"{settings.source!r} with swin_type {settings.swin_type!r}, whose coarsest map has "
+            f"{projector.base.in_dim} channels: {error}"
+        ) from error
+    Path(settings.output).parent.mkdir(parents=True, exist_ok=True)
+    save_file(adapted.weights, settings.output, metadata=adapted.metadata | {"swin_type": settings.swin_type})
+    sizes = ", ".join(f"{key} {value}" for key, value in sorted(adapted.metadata.items()))
+    logger.info("%s: %d tensors (swin_type %s, %s)", settings.output, len(adapted.weights), settings.swin_type, sizes)
+    if adapted.missing_statistics:
+        logger.warning(NO_STATISTICS, settings.source, len(adapted.missing_statistics))

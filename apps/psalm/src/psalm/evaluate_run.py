@@ -1,0 +1,67 @@
+"""`psalm evaluate RUN`: answer a split with a run's model, and write its scores, predictions and report again.
+
+Another split, or other modes than the run's own, are another question: their answers go to `RUN/evaluations/NAME/`, and
+the run's own results stay.
+"""
+
+import logging
+from dataclasses import replace
+
+from region_training.run_folder import RunFolder
+
+from psalm.config import DataSettings, EvaluateSettings, EvaluationSettings, Settings
+from psalm.data import describe_shared, open_dataset
+from psalm.evaluate import evaluate
+from psalm.loading import load_model
+from psalm.report import finish_run
+from psalm.untrained import UNTRAINED_SCORES
+
+EVALUATIONS = "evaluations"
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_run(settings: EvaluateSettings) -> None:
+    """Evaluate a run's model on its own held-out split, or on another one."""
+    run = RunFolder.open(settings.run)
+    trained = run.load_settings(Settings)
+    data = asked_data(trained.data, settings)
+    held_out = open_dataset(data, data.eval_split, training=False, seed=trained.training.seed)
+    if (note := describe_shared(data)) is not None:
+        logger.warning("%s", note)
+    model, processor = load_model(run.path, settings.device)
+    options = replace(
+        trained.evaluation,
+        batch_size=settings.batch_size,
+        max_samples=settings.max_samples,
+        baselines=settings.baselines,
+    )
+    folder = run if data == trained.data else open_evaluation(run, trained, data, options)
+    found = evaluate(
+        model,
+        processor,
+        held_out,
+        options,
+        main_mode=data.seg_task,
+        untrained_cache=folder.path / UNTRAINED_SCORES,
+    )
+    finish_run(folder, replace(trained, data=data), found, held_out, has_model=folder is run)
+
+
+def asked_data(trained: DataSettings, settings: EvaluateSettings) -> DataSettings:
+    """The run's data as the command asks for them; modes that are named lift what `seg_task` left out."""
+    data = replace(trained, eval_split=settings.split or trained.eval_split)
+    if settings.modes is None or set(settings.modes) == set(trained.wanted_modes):
+        return data
+    return replace(data, modes=settings.modes, seg_task=None, cross_image_seg_task=True)
+
+
+def open_evaluation(run: RunFolder, trained: Settings, data: DataSettings, options: EvaluationSettings) -> RunFolder:
+    """The folder of an evaluation beside the run's own, named by its split and modes; an earlier one is replaced."""
+    modes = () if data.wanted_modes == trained.data.wanted_modes else data.wanted_modes
+    folder = RunFolder(run.path / EVALUATIONS / "-".join((data.eval_split.replace("/", "_"), *modes)))
+    # Without its results a folder may begin again, with whatever settings.
+    folder.results_path.unlink(missing_ok=True)
+    settings = replace(trained, run_dir=str(folder.path), data=data, evaluation=options)
+    folder.begin(settings, may_differ=tuple(vars(settings)))
+    return folder
