@@ -15,6 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+STEP, PARAMETERS = "step s", "trained parameters"
+"""Columns that tell what a variant costs: the median time of a step, and how many numbers are trained."""
+
 Scores = dict[str, dict[str, float]]
 """Who answered -> measure -> number, as a run's `results.json` has them."""
 
@@ -27,7 +30,7 @@ class Ablation:
         application: Module of the application.
         variants: Name -> words behind `train`; the first one is the preset itself.
         measures: Key in the scores -> title of its column.
-        own: Who answers in the table of variants.
+        own: Who answers in the table of variants. Beside its measures it has `STEP` and `PARAMETERS`.
     """
 
     application: str
@@ -49,7 +52,7 @@ def run(ablation: Ablation, description: str | None) -> None:
         threads = max(1, (os.cpu_count() or 1) // options.jobs)
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(lambda cell: train(ablation, *cell, options.runs, threads), cells))
-    results = {cell: read_scores(folder_of(*cell, options.runs)) for cell in cells}
+    results = {cell: read_scores(folder_of(*cell, options.runs), ablation.own) for cell in cells}
     print_tables(ablation, {cell: scores for cell, scores in results.items() if scores is not None})
 
 
@@ -72,10 +75,17 @@ def train(ablation: Ablation, variant: str, seed: int, runs: Path, threads: int)
         subprocess.run([*command, *words], env=environment, stdout=log, stderr=log, check=True)
 
 
-def read_scores(folder: Path) -> Scores | None:
-    """Scores of a run by who answered; None if it is not finished."""
+def read_scores(folder: Path, own: str) -> Scores | None:
+    """Scores of a run by who answered, with its costs beside those of `own`; None if it is not finished."""
     results = folder / "results.json"
-    return json.loads(results.read_text())["scores"] if results.is_file() else None
+    if not results.is_file():
+        return None
+    scores = json.loads(results.read_text())["scores"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    parts = json.loads((folder / "parts.json").read_text())
+    scores[own][STEP] = statistics.median(line["time/step_s"] for line in lines if "time/step_s" in line)
+    scores[own][PARAMETERS] = sum(part["num_trained"] for part in parts)
+    return scores
 
 
 def print_tables(ablation: Ablation, results: Mapping[tuple[str, int], Scores]) -> None:
@@ -104,6 +114,8 @@ def spread(values: list[float]) -> str:
     """Mean, lowest and highest."""
     if not values:
         return "-"
+    if all(float(value).is_integer() and value >= 1000 for value in values):
+        return f"{statistics.mean(values):,.0f}"
     digits = 3 if max(values) < 10 else 1
     mean, lowest, highest = statistics.mean(values), min(values), max(values)
     return f"{mean:.{digits}f} ({lowest:.{digits}f} to {highest:.{digits}f})"

@@ -39,6 +39,10 @@ def printed(rank: int, name: str) -> str:
         ("sprc_retrieval", ["| scoring |", "| metrics |", "| training, kept for backward |"]),
         ("token_cache", ["| 15 |"]),
         ("roi_features", ["| 1 | 1² |", "| 3 | 7² |"]),
+        ("deformable_attention", ["| 1 x 3 |", "| 2 x 40 |"]),
+        ("deformable_alignment", ["| frozen | sample first |", "| trained | transformers' module |"]),
+        ("prompt_rasterising", ["| point |", "| scribble |"]),
+        ("psalm_vision_passes", ["| 1 |", "| 2 |"]),
     ],
 )
 def test_benchmark_prints_its_table(tmp_path, name, rows):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from psalm.cli import APPLICATION as PSALM
 from region_training.command_line import resolve_settings
 from region_training.config_tree import flatten, plain_tree
 from region_training.presets import preset_names
@@ -17,10 +18,10 @@ from spatialrgpt.cli import APPLICATION
 from sprc.cli import APPLICATION as SPRC
 
 ROOT = Path(__file__).parents[1]
-README, APP_README, SPRC_README = (
-    ROOT / name for name in ("README.md", "apps/spatialrgpt/README.md", "apps/sprc/README.md")
+README, APP_README, PSALM_README, SPRC_README = (
+    ROOT / name for name in ("README.md", "apps/spatialrgpt/README.md", "apps/psalm/README.md", "apps/sprc/README.md")
 )
-READMES = [(APPLICATION, APP_README), (SPRC, SPRC_README)]
+READMES = [(APPLICATION, APP_README), (PSALM, PSALM_README), (SPRC, SPRC_README)]
 GUIDES, FORMATS, TROUBLE = (
     ROOT / "docs" / name for name in ("from-the-guides.md", "data-formats.md", "troubleshooting.md")
 )
@@ -30,6 +31,10 @@ DOCUMENTS = sorted(
     for path in ROOT.glob(pattern)
 )
 PUBLIC_NAMES = {
+    "deformable_projector": (
+        *("multi_scale_deformable_attention", "MultiScaleDeformableCrossAttentionAlignment", "SwinConvProjector"),
+        *("DeformableProjector", "adapt_projector_weights"),
+    ),
     "region_core": (
         *("RegionFeatureExtractor", "build_region_enhancer", "split_enhanced_features", "FeatureRefinement"),
         *("mask_pool", "splice", "LossTerms", "all_gather_with_grad", "load_weights"),
@@ -102,7 +107,7 @@ def test_continuous_integration_runs_the_readmes_test_command():
 
 SNIPPETS = [
     pytest.param(snippet, id=f"{path.parent.name}-{number}")
-    for path in (README, APP_README, SPRC_README)
+    for path in (README, APP_README, PSALM_README, SPRC_README)
     for number, snippet in enumerate(blocks(path, "python"))
 ]
 
@@ -110,18 +115,18 @@ SNIPPETS = [
 def test_there_are_snippets():
     assert len(blocks(README, "python")) == 3
     assert len(blocks(APP_README, "python")) == 2
+    assert len(blocks(PSALM_README, "python")) == 2
     assert len(blocks(SPRC_README, "python")) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_snippets_run(snippet, request, tmp_path):
-    if "runs/spatialrgpt-tiny" in snippet:
-        (tmp_path / "runs").mkdir()
-        (tmp_path / "runs" / "spatialrgpt-tiny").symlink_to(request.getfixturevalue("trained"))
-    if "runs/sprc-tiny" in snippet:
-        (tmp_path / "runs").mkdir()
-        (tmp_path / "runs" / "sprc-tiny").symlink_to(request.getfixturevalue("sprc_trained"))
+    runs = {"spatialrgpt-tiny": "trained", "psalm-tiny": "psalm_trained", "sprc-tiny": "sprc_trained"}
+    (tmp_path / "runs").mkdir()
+    for name, fixture in runs.items():
+        if f"runs/{name}" in snippet:
+            (tmp_path / "runs" / name).symlink_to(request.getfixturevalue(fixture))
     (tmp_path / "snippet.py").write_text(snippet)
     # A fresh process, as a reader has it: nothing is imported or registered yet.
     done = subprocess.run(
@@ -163,7 +168,12 @@ def test_commands_of_the_readme_parse(application, words):
 
 # Tables --------------------------------------------------------------------------------------------------------------
 
-FLAG_TABLES = [(APPLICATION, table_rows(GUIDES, "## Flags")), (SPRC, table_rows(GUIDES, "### Flags of `sprc train`"))]
+FLAG_TABLES = [
+    (APPLICATION, table_rows(GUIDES, "## Flags")),
+    (SPRC, table_rows(GUIDES, "### Flags of `sprc train`")),
+    (PSALM, table_rows(GUIDES, "### Flags of `psalm train`")),
+]
+REFUSED = "refused: "
 
 
 @pytest.mark.parametrize(("application", "rows"), FLAG_TABLES)
@@ -174,7 +184,12 @@ def test_the_flags_table_is_the_applications(application, rows):
 
 @pytest.mark.parametrize(
     ("application", "flag", "target", "example"),
-    [pytest.param(app, *row, id=f"{app.name} {codes(row[0])[0]}") for app, rows in FLAG_TABLES for row in rows],
+    [
+        pytest.param(app, *row, id=f"{app.name} {codes(row[0])[0]}")
+        for app, rows in FLAG_TABLES
+        for row in rows
+        if not row[2].startswith(REFUSED)
+    ],
 )
 def test_examples_of_the_flags_table_set_what_it_says(application, flag, target, example, tmp_path):
     defaults = tmp_path / "defaults.yaml"
@@ -194,6 +209,20 @@ def test_examples_of_the_flags_table_set_what_it_says(application, flag, target,
         assert all(name == key or name.startswith(f"{key}.") for name in changed), changed
 
 
+@pytest.mark.parametrize(
+    ("application", "words", "reason"),
+    [
+        pytest.param(app, [*shlex.split(codes(flag)[0]), "x"], example.removeprefix(REFUSED), id=codes(flag)[0])
+        for app, rows in FLAG_TABLES
+        for flag, _, example in rows
+        if example.startswith(REFUSED)
+    ],
+)
+def test_refused_flags_of_the_flags_table_say_why(application, words, reason):
+    with pytest.raises(ValueError, match=reason):
+        resolve_settings(application, "train", words)
+
+
 @pytest.mark.parametrize("guide", ["A", "B"])
 def test_every_item_of_a_guide_has_a_row(guide):
     heading = {"A": "## Guide 1: the region enhancer", "B": "## Guide 2: region heads with dynamic routing"}[guide]
@@ -206,9 +235,15 @@ def test_every_item_of_the_region_loss_guide_has_a_row():
     assert [item for row in rows for item in row[0].split(", ")] == [f"S{number}" for number in range(1, 18)]
 
 
+def test_every_item_of_the_deformable_projector_guide_has_a_row():
+    rows = table_rows(GUIDES, "## Guide 4: the deformable projector in PSALM")
+    assert [row[0] for row in rows] == [f"D{number}" for number in range(1, 19)]
+
+
 def test_names_of_code_in_the_guides_table_exist():
     text = GUIDES.read_text(encoding="utf-8")
-    found = re.findall(r"`((?:region_core|region_heads|roi_region_loss|spatialrgpt|sprc)\.\w+)", text)
+    packages = "region_core|region_heads|deformable_projector|roi_region_loss|spatialrgpt|psalm|sprc"
+    found = re.findall(rf"`((?:{packages})\.\w+)", text)
     assert len(found) >= 8
     for module, _, name in (dotted.partition(".") for dotted in found):
         assert name in dir(importlib.import_module(module)), f"{module}.{name}"
@@ -244,6 +279,34 @@ def test_the_parts_are_the_models():
     assert codes(section) == list(PARTS)
 
 
+@pytest.mark.slow
+def test_the_parts_table_of_psalm_is_the_models():
+    import torch
+    from psalm.building import PARTS, parts_of
+    from psalm.configuration import SWIN_COMMON, SWIN_SIZES, PSALMConfig
+    from psalm.model import PSALMModel
+    from transformers import PhiConfig
+
+    # The defaults of Phi are the sizes of Phi-1.5.
+    swin = {**SWIN_COMMON, **SWIN_SIZES["base"]}
+    config = PSALMConfig(swin_config=swin, language_config=PhiConfig(), region_geometry=True)
+    with torch.device("meta"):
+        model = PSALMModel(config)
+    sizes = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        (part,) = [part for part, prefixes in parts_of(config).items() if name.startswith(prefixes)]
+        sizes[part] += parameter.numel()
+    rows = table_rows(PSALM_README, "## Parts of the model")
+    assert {codes(part)[0]: int(number.replace(",", "")) for part, _, number in rows} == sizes
+
+
+def test_the_modes_table_of_psalm_is_the_scores():
+    from psalm.scoring import MAIN_MEASURE
+
+    rows = table_rows(PSALM_README, "## Modes and scores")
+    assert {codes(mode)[0]: measure for mode, _, measure, _ in rows} == MAIN_MEASURE
+
+
 # Formats -------------------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +330,69 @@ def test_answers_of_the_formats_page_are_read():
         assert values
 
 
+def save_picture(path: Path) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (640, 480)).save(path)
+
+
+def test_segmentation_records_of_the_formats_page_are_read(tmp_path):
+    from psalm import CrossImageSource, InteractiveSource, ReferringSource
+
+    readers = {
+        "instruction": lambda file: ReferringSource(file, tmp_path, name="refcoco", ref_mode="per_sentence"),
+        "point_visual_prompt_mask": lambda file: InteractiveSource(file, tmp_path, types=("point", "box")),
+        "first_frame_image": lambda file: CrossImageSource(file, tmp_path, types=("point",)),
+        "image1_info": lambda file: CrossImageSource(file, tmp_path, types=("point",)),
+    }
+    for name in ("COCO_train2014_000000000042.jpg", "000000000042.jpg", "clip/00000.jpg", "clip/00010.jpg"):
+        save_picture(tmp_path / name)
+    save_picture(tmp_path / "a.jpg")
+    save_picture(tmp_path / "b.jpg")
+    for key, reader in readers.items():
+        (example,) = [block for block in blocks(FORMATS, "json") if f'"{key}"' in block]
+        (tmp_path / "list.json").write_text(f"[{example}]")
+        source = reader(tmp_path / "list.json")
+        assert len(source) == {"instruction": 2}.get(key, 1)
+        scene = source.load(0)
+        assert len(scene.masks) == {"image1_info": 2}.get(key, 1)
+        assert scene.prompts is None or scene.prompts.any()
+        assert not scene.dropped
+
+
+def test_own_segmentation_records_of_the_formats_page_are_read(tmp_path):
+    from psalm import OwnFile, OwnSource
+
+    (lines,) = blocks(FORMATS, "jsonl")
+    (tmp_path / "own.jsonl").write_text(lines)
+    save_picture(tmp_path / "a.jpg")
+    save_picture(tmp_path / "b.jpg")
+    own = OwnFile(tmp_path / "own.jsonl", tmp_path)
+    found = {mode: OwnSource(own, mode).load(0) for mode in own.modes()}
+    assert {mode: len(scene.masks) for mode, scene in found.items()} == {
+        **{"panoptic": 2, "semantic": 2, "instance": 1},
+        **{"referring": 1, "region": 1, "cross_image": 1},
+    }
+
+
+def test_keys_of_a_prediction_are_listed():
+    from dataclasses import fields
+
+    from psalm.records import EvaluatedRecord, FoundMask
+
+    section = FORMATS.read_text(encoding="utf-8").partition("### predictions/")[2].partition("Keys of a line:")[2]
+    names = {entry.name for record in (EvaluatedRecord, FoundMask) for entry in fields(record)}
+    assert names <= set(codes(section))
+
+
+def test_loss_terms_of_psalm_are_listed():
+    from psalm.criterion import CONDITION_LOSSES, LOSS_DICE, LOSS_MASK
+
+    section = FORMATS.read_text(encoding="utf-8").partition("The terms of `psalm` are")[2].partition("each")[0]
+    assert set(codes(section)) == {LOSS_MASK, LOSS_DICE, *CONDITION_LOSSES.values()}
+
+
 def test_keys_that_a_run_may_change_are_listed():
     sentence = FORMATS.read_text(encoding="utf-8").partition("only\n")[2].partition(" may change")[0]
     assert {f"training.{name.removeprefix('training.')}" for name in codes(sentence)} == HARMLESS_KEYS
@@ -285,9 +411,21 @@ def test_the_run_folder_is_as_described(trained):
     documented = {name.rstrip("/").partition("/")[0] for name in documented}
     present = {re.sub(r"^checkpoint-\d+$", "checkpoint-N", path.name) for path in trained.iterdir()}
     assert present <= documented
-    assert documented - present <= {"bad_records.jsonl"}
+    assert documented - present <= {"bad_records.jsonl", "evaluations"}
     shown = {line.split()[0] for line in blocks(README, "text")[0].splitlines()}
     assert {re.sub(r"-\d+$", "-N", name.rstrip("/").partition("/")[0]) for name in shown} <= documented
+
+
+@pytest.mark.slow
+def test_the_run_folder_of_psalm_is_as_described(psalm_trained):
+    tables = ("## The run folder", "### predictions/")
+    documented = {name for heading in tables for row in table_rows(FORMATS, heading) for name in codes(row[0])}
+    top = {name.rstrip("/").partition("/")[0] for name in documented}
+    present = {re.sub(r"^checkpoint-\d+$", "checkpoint-N", path.name) for path in psalm_trained.iterdir()}
+    assert present <= top
+    assert top - present <= {"bad_records.jsonl", "answers.jsonl", "evaluations"}
+    own = {name for name in documented if name.startswith("predictions/") and "*" not in name}
+    assert {f"predictions/{path.name}" for path in (psalm_trained / "predictions").glob("*.json*")} == own
 
 
 @pytest.mark.slow

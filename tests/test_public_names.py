@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("region_core", "region_heads", "region_training", "roi_region_loss", "spatialrgpt", "sprc")
+PACKAGES = (
+    *("region_core", "region_heads", "region_training", "deformable_projector", "roi_region_loss"),
+    *("spatialrgpt", "psalm", "sprc"),
+)
 
 
 def _stub_names(package):
