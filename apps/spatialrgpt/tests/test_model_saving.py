@@ -25,7 +25,7 @@ assert isinstance(model, SpatialRGPTForConditionalGeneration)
 with torch.no_grad():
     output = model(**torch.load(f"{folder}/batch.pt"))
 heads = {name: vars(values) for name, values in output.regions.outputs.items()}
-torch.save({"logits": output.logits, "heads": heads}, f"{folder}/fresh.pt")
+torch.save({"logits": output.logits, "heads": heads, "weights": model.state_dict()}, f"{folder}/fresh.pt")
 heavy = [name for name in ("deepspeed", "region_training.engine", "region_training.trainer") if name in sys.modules]
 assert not heavy, heavy
 """
@@ -44,7 +44,7 @@ def batch_of(toy) -> dict:
 
 
 @pytest.mark.slow
-def test_a_fresh_process_opens_it_to_the_same_bits(toy, model, tmp_path):
+def test_a_fresh_process_opens_the_same_weights_and_answers_alike(toy, model, tmp_path):
     batch = batch_of(toy)
     model.save_pretrained(tmp_path / "model")
     torch.save(batch, tmp_path / "batch.pt")
@@ -52,13 +52,18 @@ def test_a_fresh_process_opens_it_to_the_same_bits(toy, model, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     fresh = torch.load(tmp_path / "fresh.pt")
+    assert fresh["weights"].keys() == model.state_dict().keys()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(fresh["weights"][name], weight), name
     with torch.no_grad():
         output = model(**batch)
-    assert torch.equal(fresh["logits"], output.logits)
+    # Kernels round by where in memory the weights lie, on some processors.
+    close = {"rtol": 0.0, "atol": 1e-6}
+    torch.testing.assert_close(fresh["logits"], output.logits, **close)
     assert set(fresh["heads"]) == {"distance", "left_right", "multiple_choice", "counting"}
     for name, values in fresh["heads"].items():
         for key, value in values.items():
-            assert torch.equal(value, vars(output.regions.outputs[name])[key]), (name, key)
+            torch.testing.assert_close(value, vars(output.regions.outputs[name])[key], **close)
 
 
 TIED = {
