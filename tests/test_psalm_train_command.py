@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from psalm.building import PARTS
@@ -17,6 +18,7 @@ from psalm.prompts import read_prompt
 from psalm.schedule import ModeSchedule
 from region_core.rle import decode_rle
 from region_training.command_line import resolve_settings
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 
@@ -274,6 +276,17 @@ def test_only_the_wanted_prompts_are_drawn_in_training(guided, psalm_small):
             assert same & {"point", "box"}, (scene.record_id, same)
             drawn |= same & {"point", "box"}
     assert drawn == {"point", "box"}
+
+
+def test_the_guides_bf16_flag_trains_in_bf16(psalm_small, psalm_commands, tmp_path):
+    """Parameters alone: in bf16 the running statistics of the projector's batch normalisation would stand still."""
+    quick = ("--max_steps", "1", "--evaluation.max_samples", "1", "--evaluation.baselines", "false")
+    words = psalm_small.train(tmp_path / "run", *quick, "--bf16", "True")
+    ((code, output),) = psalm_commands([words], tmp_path / "ranks")
+    assert code == 0, output
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    wide = {name for name, weight in weights.items() if weight.dtype == torch.float32}
+    assert wide == {name for name in weights if name.endswith(("running_mean", "running_var"))} != set()
 
 
 def test_the_task_ratio_decides_what_is_trained(guided):

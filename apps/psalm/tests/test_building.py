@@ -288,7 +288,8 @@ def test_the_preset_from_baseline_starts_from_the_run_of_swin_conv(toy, tmp_path
     parts = parts_of(model.config)
     assert {*settings.training.part_learning_rates, *settings.training.frozen_parts} <= set(parts)
     maps = [torch.randn(1, channels, 16 >> level, 16 >> level) for level, channels in enumerate((8, 16, 32, 64))]
-    assert torch.equal(model._project(maps), saved._project(maps))
+    valid = [torch.ones(1, *level.shape[2:], dtype=torch.bool) for level in maps]
+    assert torch.equal(model._project(maps, valid), saved._project(maps, valid))
 
 
 def test_sequences_longer_than_the_language_model_reads_are_refused(toy):  # Phi-1.5 reads 2048

@@ -6,10 +6,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import torch
 from psalm.config import DataSettings, EvaluationSettings, SyntheticSettings
 from psalm.data import open_dataset
-from psalm.evaluate import MODEL, SCORE, TRIVIAL, UNTRAINED, Evaluation, Group, choose_places, evaluate, name_groups
+from psalm.evaluate import (
+    MODEL,
+    SCORE,
+    TRIVIAL,
+    UNTRAINED,
+    Evaluation,
+    Group,
+    choose_places,
+    evaluate,
+    fit_trivial,
+    name_groups,
+)
 from psalm.modes import MODES
+from psalm.scoring import MAIN_MEASURE
 from psalm.synthetic import write_world
 from region_training.ranks import Ranks
 
@@ -59,6 +72,58 @@ def test_the_batch_size_does_not_matter(toy, model, held_out, evaluation):
     assert list(alone.scores) == [MODEL]
     for name, value in alone.scores[MODEL].items():
         assert value == pytest.approx(evaluation.scores[MODEL][name], abs=0.5), name
+
+
+def test_data_workers_change_nothing(toy, model, held_out):
+    settings = replace(QUICK, max_samples=2)
+    before = torch.random.get_rng_state()
+    alone, helped = (evaluate(model, toy.processor(), held_out, settings, num_workers=number) for number in (0, 2))
+    assert helped == alone  # to the bit: scores, groups, records with their masks
+    # Training that goes on after an evaluation is that without one.
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_trivial_answers_are_fitted_once(toy, model, held_out, monkeypatch):
+    read = []
+    source = held_out.sources[0]
+    load = type(source).load
+    monkeypatch.setattr(
+        type(source), "load", lambda self, index, rng=None: read.append(index) or load(self, index, rng)
+    )
+    fit_trivial.cache_clear()
+    numbers = []
+    for _ in range(2):
+        evaluate(model, toy.processor(), held_out, replace(QUICK, max_samples=1))
+        numbers.append(len(read))
+        read.clear()
+    # The second time only the record that is asked.
+    assert numbers == [len(source) + 1, 1]
+
+
+def test_the_main_measure_is_that_of_data_with_one_target_each(evaluation):
+    assert {name: group.measure for name, group in evaluation.groups.items()} == {
+        name: MAIN_MEASURE[group.mode] for name, group in evaluation.groups.items()
+    }
+
+
+def test_the_headline_of_data_without_a_target_somewhere_is_of_united_masks(toy, model, held_out, monkeypatch):
+    """gRefCOCO: who says "no target" everywhere has the share of sentences without one."""
+    source = next(source for source in held_out.sources if source.mode == "referring")
+    load = type(source).load
+
+    def without_targets(self, index, rng=None):
+        scene = load(self, index, rng)
+        return scene if index else replace(scene, masks=scene.masks[:0], target_conditions=scene.target_conditions[:0])
+
+    monkeypatch.setattr(type(source), "load", without_targets)
+    fit_trivial.cache_clear()
+    nobody = replace(QUICK, max_samples=2, target_threshold=1.0)
+    found = evaluate(model, toy.processor(), held_out, nobody, main_mode="referring")
+    assert found.groups["referring"].measure == "union_gIoU"
+    assert found.groups["cross_image"].measure == "gIoU"
+    assert found.headline == found.scores[MODEL]["referring/union_gIoU"] == 50.0
+    assert found.groups["referring"].trivial == "no target"
+    assert found.scores[TRIVIAL][SCORE] == 50.0
 
 
 class _RankThread(Ranks):
@@ -132,6 +197,6 @@ def test_sources_of_one_mode_are_told_apart_by_their_names(held_out):
 
 def test_scores_are_shown_as_a_dash_where_somebody_has_none():
     scores = {MODEL: {"instance/AP": 3.0, SCORE: 3.0}, TRIVIAL: {}}
-    evaluation = Evaluation(scores, {"instance": Group("instance", 2, "nothing")})
+    evaluation = Evaluation(scores, {"instance": Group("instance", 2, "AP", "nothing")}, "testA")
     assert evaluation.table().rows == (("instance/AP", 3.0, None), ("mean of the modes", 3.0, None))
-    assert "2 held-out records" in evaluation.table().title
+    assert evaluation.table().title == "2 records of the split 'testA', in percent"

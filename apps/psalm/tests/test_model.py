@@ -212,6 +212,43 @@ def test_the_deformable_projector_starts_as_the_baseline(toy):
     assert torch.equal(first.condition_logits, second.condition_logits)
 
 
+def embeds_of(model, batch: dict[str, Any], maps: list[torch.Tensor]) -> torch.Tensor:
+    """What the language model reads, by the backbone's maps."""
+    names = ("content_sizes", "prompt_masks", "prompt_images", "reference_owner")
+    with torch.no_grad():
+        return model._embed(batch["input_ids"], maps, **{name: batch[name] for name in names})[0]
+
+
+def test_image_tokens_look_at_no_padding(toy):
+    """The padding's features are changed on all maps but the coarsest, which the baseline's convolution reads."""
+    model = open_residuals(toy.model(cross_image=[]))
+    rows, columns = toy.side // 2, toy.side * 3 // 4
+    batch = toy.batch([toy.sample("panoptic", content_size=(rows, columns))], cross_image=[])
+    with torch.no_grad():
+        maps = list(model._see(batch["images"]))
+    spoilt = [level.clone() for level in maps]
+    for level in spoilt[:-1]:
+        side = level.shape[-1]
+        level[:, :, rows * side // toy.side :] = 1e3
+        level[:, :, :, columns * side // toy.side :] = -1e3
+    seen = embeds_of(model, batch, maps)
+    assert torch.equal(embeds_of(model, batch, spoilt), seen)
+    image_tokens = seen[batch["input_ids"] == model.config.image_token_id]
+    with torch.no_grad():
+        baseline = model.projector.base(maps[-1])[0]
+    assert not torch.isclose(image_tokens, baseline).all(dim=1).any()
+
+
+def test_an_image_without_padding_is_seen_as_a_whole(toy):
+    model = open_residuals(toy.model(cross_image=[]))
+    batch = toy.batch([toy.sample("panoptic", content_size=(toy.side, toy.side))], cross_image=[])
+    with torch.no_grad():
+        maps = list(model._see(batch["images"]))
+        expected = model.projector(maps).tokens[0]
+    embeds = embeds_of(model, batch, maps)
+    assert torch.equal(embeds[batch["input_ids"] == model.config.image_token_id], expected)
+
+
 def test_bf16_autocast_stays_near_float32(toy, model):
     batch = toy.batch()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -224,7 +261,9 @@ def test_bf16_autocast_stays_near_float32(toy, model):
 
 
 def test_bf16_weights_train(toy):  # what DeepSpeed's bf16 makes of a model
-    model = open_residuals(toy.model()).to(torch.bfloat16).train()
+    model = open_residuals(toy.model()).train()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()  # buffers stay as they are
     output = model(**toy.batch())
     output.loss.backward()
     assert output.loss.isfinite()
@@ -271,7 +310,8 @@ def test_a_batch_of_all_modes_is_learned(toy):
     optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=2e-3)
     torch.manual_seed(0)
     losses = []
-    for _ in range(30):
+    # After 30 steps it is about half and still swings by a fifth; after 60 it was 0.31 to 0.42 for six seeds.
+    for _ in range(60):
         loss = model.train()(**batch).loss
         optimizer.zero_grad()
         loss.backward()

@@ -40,6 +40,8 @@ def test_everything_that_a_finished_run_has_is_there(evaluated):
     assert results["scores"]["model"] != results["scores"]["untrained"]
     assert results["groups"]["referring"]["num_records"] == 2
     assert results["note"] is None
+    assert results["split"] == "val"
+    assert results["groups"]["referring"]["measure"] == "gIoU"
     assert "Every record is held out" in files["page"]
     names = {path.name for path in (run.path / "predictions").iterdir()}
     assert {"predictions.jsonl", "panoptic.json", "panoptic", "instance.json"} <= names
@@ -82,7 +84,7 @@ def test_another_split_and_modes_are_written_beside_the_runs_own(evaluated, caps
     words = ["--modes", '["referring"]', "--split", "train", "--baselines", "false"]
     for count in ("1", "2"):  # again with another setting: the earlier one is replaced
         assert main(["evaluate", str(run.path), "--device", "cpu", *words, "--max_samples", count]) == 0
-        assert f"{count} held-out records" in capsys.readouterr().out
+        assert f"{count} records of the split 'train'" in capsys.readouterr().out
     other = RunFolder.open(run.path / "evaluations" / "train-referring")
     scores = other.read_results()["scores"]
     # The training split itself: the report says that its records were trained on.

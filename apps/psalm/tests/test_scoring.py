@@ -108,6 +108,29 @@ def test_a_region_without_target_is_not_asked_of_the_best_mask():
     assert found["union_gIoU"] == pytest.approx(100 * (1 + 0 + 1 + 1) / 4)
 
 
+@pytest.mark.parametrize(
+    ("mode", "targets", "measure", "value"),
+    [
+        ("referring", [("##..", 0)], "gIoU", 50.0),
+        ("referring", [], "union_gIoU", 0.0),
+        ("referring", [("#...", 0), ("..#.", 0)], "union_gIoU", 100.0),
+        ("cross_image", [("#...", 0), ("..#.", 0)], "union_gIoU", 100.0),
+        ("region", [("#...", 0), ("..#.", 0)], "gIoU", 50.0),
+    ],
+)
+def test_the_main_measure_is_of_unions_where_a_condition_has_no_target_or_several(mode, targets, measure, value):
+    scores = ModeScores(mode)
+    scores.update(0, scene(mode, *targets, conditions=("",)), said(("#...",), ("#.#.",)))
+    assert scores.main_measure == measure
+    assert scores.main() == pytest.approx(value)
+    # One such condition makes it that of the whole data set, from whatever side it is added.
+    plain = ModeScores(mode)
+    plain.update(1, scene(mode, ("##..", 0), conditions=("",)), said(("#...",), ("#.#.",)))
+    assert plain.main_measure == "gIoU"
+    plain.merge(scores)
+    assert plain.main_measure == measure
+
+
 def test_a_mode_region_has_no_measures_of_unions():
     scores = ModeScores("region")
     scores.update(0, scene("region", ("##..", 0), conditions=("",)), said(("##..",), ("....",)))

@@ -74,7 +74,9 @@ def test_referring_says_the_whole_image_or_a_box_of_the_mean_size_in_the_middle(
     small = scene("referring", boxed(8, 16, 2, 4, 4, 8), ("the car",), [[1]])
     fitted = TrivialAnswers.fit([small])
     assert fitted.box_size == (0.5, 0.5)
-    assert score(fitted, small) == {"the whole image": 25.0, "a box in the middle": 100.0}
+    assert score(fitted, small) == {"the whole image": 25.0, "a box in the middle": 100.0, "no target": 0.0}
+    nobody = scene("referring", np.zeros((0, 8, 16)), ("the car",), np.zeros((0, 1)))
+    assert score(fitted, nobody) == {"the whole image": 0.0, "a box in the middle": 0.0, "no target": 100.0}
 
 
 def test_regions_are_their_own_prompt_or_a_box_of_the_mean_size_around_it():

@@ -1,5 +1,5 @@
 import torch
-from deformable_projector.offsets import Float32Linear, star_offsets
+from deformable_projector.offsets import star_offsets
 
 
 def test_the_star_of_deformable_detr():
@@ -9,13 +9,3 @@ def test_the_star_of_deformable_detr():
     steps = torch.tensor([1.0, 2.0, 3.0, 4.0])
     expected = (directions[:, None, None] * steps[:, None]).expand(8, 3, 4, 2)
     torch.testing.assert_close(offsets, expected, atol=1e-5, rtol=0)
-
-
-def test_the_offset_layer_stays_in_float32():
-    layer = Float32Linear(8, 4)
-    rows = torch.randn(2, 8)
-    expected = layer(rows)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(layer(rows), expected)
-    assert layer.bfloat16()(rows.bfloat16()).dtype == torch.float32
-    assert layer.double()(rows.double()).dtype == torch.float64

@@ -46,6 +46,33 @@ def test_equals_a_plain_loop(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_invalid_positions_read_zeros_whatever_is_there(backend):
+    value, locations, weights = case()
+    valid = torch.rand(value.shape[:2]) < 0.6
+    leaves = [tensor.clone().requires_grad_() for tensor in (value, locations, weights)]
+    spoilt = leaves[0].masked_fill(~valid[:, :, None, None], math.nan).detach().requires_grad_()
+    zeros = value.masked_fill(~valid[:, :, None, None], 0.0).requires_grad_()
+    expected = multi_scale_deformable_attention(zeros, SHAPES, *leaves[1:], backend=backend)
+    wanted = torch.autograd.grad(expected.sin().sum(), [zeros, *leaves[1:]])
+    found = multi_scale_deformable_attention(spoilt, SHAPES, *leaves[1:], valid=valid, backend=backend)
+    gradients = torch.autograd.grad(found.sin().sum(), [spoilt, *leaves[1:]])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    wanted = (wanted[0].masked_fill(~valid[:, :, None, None], 0.0), *wanted[1:])
+    for own, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_when_every_position_is_valid_nothing_changes(backend):
+    value, locations, weights = case()
+    plain, masked = (
+        multi_scale_deformable_attention(value, SHAPES, locations, weights, valid=valid, backend=backend)
+        for valid in (None, torch.ones(value.shape[:2], dtype=torch.bool))
+    )
+    assert torch.equal(plain, masked)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("place", [-1e30, -1.0, -1 / 6, -1e-9, 0.0, 1 / 6, 0.5, 1.0, 1 + 1 / 6, 2.0, 1e30])
 def test_points_on_at_and_outside_the_border(backend, place):
     """One row of three cells: half a cell outside the border counts half, a whole cell nothing."""

@@ -139,7 +139,7 @@ APPLICATION = Application(
         "--report_to": None,
         "--tf32": None,
         "--fp16": None,
-        "--bf16": None,
+        "--bf16": "training.precision=bf16",
     },
 )
 

@@ -84,6 +84,7 @@ class SegmentationDataset(Dataset):
         transform: Makes samples of scenes.
         seed: The draws are a pure function of (seed, epoch, index).
         training: Whether anything is drawn: prompts, the order of classes, augmentation.
+        split: What the records are called together.
         opened_with: The settings that the sources were opened with, in words: they change what is asked of a record.
     """
 
@@ -94,12 +95,14 @@ class SegmentationDataset(Dataset):
         *,
         seed: int = 0,
         training: bool = False,
+        split: str = "",
         opened_with: str = "",
     ) -> None:
         self.sources = list(sources)
         self.transform = transform
         self.seed = seed
         self.training = training
+        self.split = split
         self.opened_with = opened_with
         self.epoch = 0
         self._ends = list(accumulate(len(source) for source in self.sources))
@@ -171,7 +174,7 @@ def open_dataset(settings: DataSettings, split: str, *, training: bool, seed: in
     # Augmentation draws, and nothing is drawn in evaluation.
     transform = SegmentationTransform(settings.image_size, augment=settings.augment and training)
     opened_with = repr((split, settings))
-    return SegmentationDataset(sources, transform, seed=seed, training=training, opened_with=opened_with)
+    return SegmentationDataset(sources, transform, seed=seed, training=training, split=split, opened_with=opened_with)
 
 
 def open_sources(settings: DataSettings, split: str, *, training: bool) -> list[SceneSource]:

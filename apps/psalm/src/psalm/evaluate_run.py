@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate_run(settings: EvaluateSettings) -> None:
-    """Evaluate a run's model on its own held-out split, or on another one."""
+    """Evaluate a run's model on its own evaluation split, or on another one."""
     run = RunFolder.open(settings.run)
     trained = run.load_settings(Settings)
     data = asked_data(trained.data, settings)
@@ -42,6 +42,7 @@ def evaluate_run(settings: EvaluateSettings) -> None:
         processor,
         held_out,
         options,
+        num_workers=trained.training.num_workers,
         main_mode=data.seg_task,
         untrained_cache=folder.path / UNTRAINED_SCORES,
     )

@@ -231,7 +231,8 @@ class PSALMModel(PreTrainedModel):
     ) -> tuple[Float[Tensor, "batch tokens dim"], Tensor | None]:
         """Token embeddings with all placeholders replaced, and the similarity of cross-image regions."""
         config, batch_size = self.config, len(input_ids)
-        tokens = self._project(maps)
+        valid = _valid_masks(content_sizes, maps, config.image_size)
+        tokens = self._project(maps, valid)
         token_maps = tokens.mT.unflatten(2, config.image_grid)
         regions = self.region_embedder(token_maps, prompt_masks, prompt_images)
         rows = {
@@ -243,7 +244,6 @@ class PSALMModel(PreTrainedModel):
         if config.directions:
             projector = cast("DeformableProjector", self.projector)
             pairs = pair_images(reference_owner, batch_size)
-            valid = _valid_masks(content_sizes, maps, config.image_size)
             if "target_to_reference" in config.directions:
                 rows[config.image_token_id] = look_at_references(
                     projector, tokens[:batch_size], maps, valid, pairs, prompt_masks, prompt_images
@@ -261,10 +261,10 @@ class PSALMModel(PreTrainedModel):
         embeds = splice(self.get_input_embeddings()(input_ids), input_ids, packed, names=names)
         return embeds, similarity
 
-    def _project(self, maps: Maps) -> Float[Tensor, "images tokens dim"]:
-        """Tokens of all images."""
+    def _project(self, maps: Maps, valid: Sequence[Bool[Tensor, "images _ _"]]) -> Float[Tensor, "images tokens dim"]:
+        """Tokens of all images; the residual looks at no padding."""
         if isinstance(self.projector, DeformableProjector):
-            return self.projector(maps).tokens
+            return self.projector(maps, valid_masks=valid).tokens
         return self.projector(maps[-1])
 
     def _read(

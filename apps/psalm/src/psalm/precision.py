@@ -7,6 +7,7 @@ holds when ZeRO-3 gathers a layer's weights for that layer alone, and when activ
 """
 
 from jaxtyping import Float
+from region_core.precision import Float32Linear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,14 +25,6 @@ def compute_in_float32(module: nn.Module) -> None:
         if type(layer) in _FLOAT32_LAYERS:
             # In place, since the library also reaches layers through plain lists, which know nothing of a replacement.
             layer.__class__ = _FLOAT32_LAYERS[type(layer)]
-
-
-class Float32Linear(nn.Linear):
-    """A linear layer in float32."""
-
-    def forward(self, input: Float[Tensor, "*rows in_features"]) -> Float[Tensor, "*rows out_features"]:
-        """As the base class."""
-        return F.linear(input.float(), self.weight.float(), _wide(self.bias))
 
 
 class Float32Conv2d(nn.Conv2d):

@@ -6,6 +6,7 @@ takes its place, and a region that has none keeps a mask without pixels, about w
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 
 import numpy as np
@@ -33,17 +34,29 @@ PEN_RADIUS: Pens = MappingProxyType({"point": 10, "scribble": 5})
 def dilate(mask: Bool[np.ndarray, "height width"], radius: int) -> Bool[np.ndarray, "height width"]:
     """Every pixel whose centre is within `radius` pixels of the centre of a pixel of the mask.
 
-    One distance transform, and only where the pen can reach.
+    A single pixel becomes a disc, more of them one distance transform, and only where the pen can reach.
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     drawn = np.zeros(mask.shape, dtype=bool)
-    if rows.size:
-        reach = (
-            slice(max(rows[0] - radius, 0), rows[-1] + radius + 1),
-            slice(max(columns[0] - radius, 0), columns[-1] + radius + 1),
-        )
-        drawn[reach] = distance_transform_edt(~mask[reach]) <= radius
+    columns = np.flatnonzero(mask.any(axis=0))
+    if not columns.size:
+        return drawn
+    left, right = int(columns[0]), int(columns[-1])
+    rows = np.flatnonzero(mask[:, left : right + 1].any(axis=1))
+    top, bottom = int(rows[0]), int(rows[-1])
+    reach = drawn[max(top - radius, 0) : bottom + radius + 1, max(left - radius, 0) : right + radius + 1]
+    if (top, left) == (bottom, right):
+        disc = _disc(radius)[max(radius - top, 0) :, max(radius - left, 0) :]
+        reach[:] = disc[: reach.shape[0], : reach.shape[1]]
+    else:
+        own = mask[max(top - radius, 0) : bottom + radius + 1, max(left - radius, 0) : right + radius + 1]
+        reach[:] = distance_transform_edt(~own) <= radius
     return drawn
+
+
+@cache
+def _disc(radius: int) -> Bool[np.ndarray, "{2*radius+1} {2*radius+1}"]:
+    squares = np.arange(-radius, radius + 1) ** 2
+    return squares[:, None] + squares <= radius**2
 
 
 def read_prompt(

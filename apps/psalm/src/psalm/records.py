@@ -32,7 +32,7 @@ class FoundMask:
 
 @dataclass(frozen=True)
 class EvaluatedRecord:
-    """One held-out record.
+    """One record of the evaluated split.
 
     Attributes:
         position: Position among the evaluated records.
@@ -42,7 +42,8 @@ class EvaluatedRecord:
         record_id: File and place of the record.
         image_id: Number or name of its image.
         size: Height and width of the image.
-        measure: Its own main measure in percent; None where it has none (no object in the image).
+        measure: Its own main measure in percent, which its own conditions decide; None where it has none (no object in
+            the image).
         masks: What was found.
     """
 

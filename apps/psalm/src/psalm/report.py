@@ -34,7 +34,7 @@ def finish_run(
         run: The run, or the folder of one of its further evaluations.
         settings: Its settings.
         evaluation: What was found.
-        dataset: The held-out records.
+        dataset: The split's records.
         has_model: Whether the folder holds the model, whose card is then written.
     """
     spaces = {name: dataset.sources[place].label_space for name, place in name_groups(dataset).items()}
@@ -44,6 +44,7 @@ def finish_run(
         write_model_card(run.model_path, _model_card(run, settings, evaluation))
     run.finish(
         {
+            "split": evaluation.split,
             "scores": evaluation.scores,
             "groups": {name: asdict(group) for name, group in evaluation.groups.items()},
             "ref_mode": settings.data.ref_mode,
@@ -107,7 +108,7 @@ def read_evaluation(run: RunFolder) -> Evaluation:
     results = run.read_results()
     scores = cast("dict[str, dict[str, float]]", results["scores"])
     groups = cast("dict[str, dict]", results["groups"])
-    return Evaluation(scores, {name: Group(**values) for name, values in groups.items()})
+    return Evaluation(scores, {name: Group(**values) for name, values in groups.items()}, str(results["split"]))
 
 
 def draw_pictures(run: RunFolder, count: int, evaluation: Evaluation, dataset: SegmentationDataset) -> None:
@@ -124,8 +125,8 @@ def draw_pictures(run: RunFolder, count: int, evaluation: Evaluation, dataset: S
 
 
 def _groups_table(evaluation: Evaluation) -> Table:
-    rows = [(name, group.num_records, group.trivial) for name, group in evaluation.groups.items()]
-    return Table("", ("data", "records", "best trivial answer"), tuple(rows))
+    rows = [(name, group.num_records, group.measure, group.trivial) for name, group in evaluation.groups.items()]
+    return Table("", ("data", "records", "main measure", "best trivial answer"), tuple(rows))
 
 
 def _stem(group: str) -> str:
@@ -138,7 +139,8 @@ evaluated records themselves: what it scores, the data gives away.
 
 Sentences, regions and image pairs: cIoU and gIoU are of the best mask, where there is a target; with `union_` they are
 of all masks above the threshold, where N_acc says how often "no target" was recognised, and T_acc how often a target
-was not denied. """
+was not denied. The main measure of sentences and pairs is gIoU, and union_gIoU in data where some condition has no
+target or several. """
 _REF_MODES = {
     "per_sentence": "Referring: one sentence per record.",
     "joined": "Referring: all sentences of an object joined in one record, as published PSALM was evaluated.",

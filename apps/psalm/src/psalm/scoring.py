@@ -25,7 +25,11 @@ MAIN_MEASURE: Mapping[Mode, str] = MappingProxyType(
         "cross_image": "gIoU",
     }
 )
-"""The number that stands for a mode."""
+"""The number that stands for a mode, if all its conditions have one target each."""
+
+UNION_MEASURE = "union_gIoU"
+"""The number of the modes in `UNITED_MODES` where a condition has no target, or several that one mask cannot cover."""
+UNITED_MODES: tuple[Mode, ...] = ("referring", "cross_image")
 
 
 @dataclass
@@ -39,6 +43,7 @@ class ModeScores:
         precision: Instances.
         best: Masks of the best query, for conditions that have a target.
         united: Masks united above a threshold, for all conditions: here "no target" can be said.
+        one_to_one: Whether every condition so far has one target.
     """
 
     mode: Mode
@@ -47,6 +52,7 @@ class ModeScores:
     precision: AveragePrecision = field(default_factory=AveragePrecision)
     best: MaskIoU = field(default_factory=MaskIoU)
     united: MaskIoU = field(default_factory=MaskIoU)
+    one_to_one: bool = True
 
     def update(self, position: int, scene: Scene, answer: Answer) -> None:
         """Add one scene.
@@ -95,6 +101,7 @@ class ModeScores:
             if target.any():
                 self.best.update(best[condition], target, void=scene.void)
             self.united.update(united[condition], target, void=scene.void)
+            self.one_to_one &= bool(target.any()) and int(belongs.sum()) == 1
 
     def merge(self, other: "ModeScores") -> None:
         """Add the scenes of another one."""
@@ -103,16 +110,25 @@ class ModeScores:
         self.precision.merge(other.precision)
         self.best.merge(other.best)
         self.united.merge(other.united)
+        self.one_to_one &= other.one_to_one
+
+    @property
+    def main_measure(self) -> str:
+        """The number that stands for these scenes; the truth alone decides which it is, not the answers."""
+        is_union = self.mode in UNITED_MODES and not self.one_to_one
+        return UNION_MEASURE if is_union else MAIN_MEASURE[self.mode]
 
     def main(self) -> float | None:
         """The main measure alone, in percent; None where nothing can be said of it."""
+        if self.main_measure == UNION_MEASURE:
+            return self.united.compute().get("gIoU")
         own = {"panoptic": self.panoptic, "semantic": self.semantic, "instance": self.precision}
-        return own.get(self.mode, self.best).compute().get(MAIN_MEASURE[self.mode])
+        return own.get(self.mode, self.best).compute().get(self.main_measure)
 
     def compute(self) -> dict[str, float]:
         """All measures of the mode, in percent; the measures of united masks begin with `union_`."""
         scores = self.panoptic.compute() | self.semantic.compute() | self.precision.compute() | self.best.compute()
-        if self.mode in ("referring", "cross_image"):
+        if self.mode in UNITED_MODES:
             scores |= {f"union_{name}": value for name, value in self.united.compute().items()}
         return scores
 

@@ -65,6 +65,7 @@ def train(settings: Settings) -> None:
             held_out,
             settings.evaluation,
             ranks=ranks,
+            num_workers=training.num_workers,
             main_mode=settings.data.seg_task,
             untrained_cache=run.path / UNTRAINED_SCORES,
         )

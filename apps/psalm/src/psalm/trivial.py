@@ -69,13 +69,16 @@ class TrivialAnswers:
             return {
                 "the whole image": _said(scene, whole),
                 "a box in the middle": _said(scene, self._boxes(np.array([[0.5, 0.5]]), height, width)),
+                "no target": _said(scene, ~whole),
             }
         assert scene.prompts is not None
         pasted = _paste(scene.prompts, *scene.image.shape[:2])
-        return {
+        said = {
             "the prompt itself": _said(scene, pasted),
             "a box around the prompt": _said(scene, self._around(pasted)),
         }
+        # Another image may lack what a region shows; the prompted one does not.
+        return said | ({"no target": _said(scene, np.zeros_like(pasted))} if scene.mode == "cross_image" else {})
 
     def _one_class(self, scene: Scene) -> dict[str, Answer]:
         """The whole image as one class; nothing at all where the scene does not have it."""

@@ -14,12 +14,13 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from region_core import touch
+from region_core.precision import Float32Linear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import DeformableProjectorConfig, ReferencePoints, SamplingBackend
 from .levels import check_levels, valid_ratios
-from .offsets import Float32Linear, star_offsets
+from .offsets import star_offsets
 from .references import cosine_logits, grid_centres, mean_places, peak_places, sine_embedding
 from .values import PyramidValues
 
@@ -102,6 +103,7 @@ class MultiScaleDeformableCrossAttentionAlignment(nn.Module):
         self.query_proj = nn.Linear(query_dim, hidden_dim)
         self.values = PyramidValues(self.vision_dims, hidden_dim, n_heads, sample_first=sample_first, backend=backend)
         self.key_proj = nn.Linear(self.vision_dims[-1], hidden_dim, bias=False)
+        # Offsets are added to coordinates: the three digits of bfloat16 are a cell of a large map.
         self.sampling_offsets = Float32Linear(hidden_dim, 2 * points)
         self.attention_weights = Float32Linear(hidden_dim, points)
         self.output_proj = nn.Linear(hidden_dim, hidden_dim)

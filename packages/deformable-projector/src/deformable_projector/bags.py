@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -23,19 +23,19 @@ TABLE_NUMBERS = 2**21
 MIN_TABLE_DIM = 16
 """Channels of them at least: a cache line of float32."""
 
-SUM_MODE = 0
-"""The number of `mode="sum"` inside `F.embedding_bag`."""
-
 
 def sample_bags(
     value: Float[Tensor, "batch positions heads dim"],
     shapes: list[tuple[int, int]],
     locations: Float[Tensor, "batch queries heads levels points 2"],
     weights: Float[Tensor, "batch queries heads levels points"],
+    valid: Bool[Tensor, "batch positions"] | None = None,
 ) -> Float[Tensor, "batch queries heads*dim"]:
     """Sample by `embedding_bag`; arguments as for `multi_scale_deformable_attention`, all of one float dtype."""
     batch, positions, heads, dim = value.shape
     rows, corner_weights = _corners(shapes, locations, weights, positions)
+    if valid is not None:
+        rows, corner_weights = _leave_out(rows, corner_weights, valid, heads)
     sums = sum_rows(value, rows.flatten(0, 2), corner_weights.flatten(0, 2))
     return sums.view(batch, locations.shape[1], heads * dim)
 
@@ -82,6 +82,17 @@ def _corners(
             rows.append(line_start + column * heads)
             corner_weights.append(line_weight * column_share)
     return torch.stack(rows, dim=-1).flatten(3), torch.stack(corner_weights, dim=-1).flatten(3)
+
+
+def _leave_out(rows: Tensor, weights: Tensor, valid: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Corners without those at invalid positions, which is a fraction of the work of masking the values.
+
+    A weight of zero is not enough, if what is there is not finite: the first valid row of the image takes its place.
+    """
+    counts = valid.flatten()[rows // heads]
+    image = torch.arange(len(valid), device=rows.device, dtype=rows.dtype)
+    first = (image * valid.shape[1] + valid.byte().argmax(1).to(rows.dtype)) * heads
+    return rows.where(counts, first.view(-1, 1, 1, 1)), weights.masked_fill(~counts, 0.0)
 
 
 def _neighbours(coordinates: Tensor, sizes: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -156,12 +167,11 @@ def _value_gradient(gradient: Tensor, shape: torch.Size, rows: Tensor, weights: 
 
 def _weight_gradient(gradient: Tensor, value: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """The product of each entry's row with the gradient of its bag."""
-    bag = torch.arange(len(rows), device=rows.device, dtype=rows.dtype)
-    starts, bag_of_entry = bag * rows.shape[1], bag.repeat_interleave(rows.shape[1])
-    products = torch.zeros_like(weights).flatten()
+    products = torch.zeros_like(weights)
+    leaf = weights.detach().requires_grad_()
     for channels, table in _tables(value):
-        # The backward of `F.embedding_bag` by itself: through autograd the sums would have to be made once more.
-        products += torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            gradient[:, channels], table, rows.flatten(), starts, bag_of_entry, SUM_MODE
-        )
-    return products.view_as(weights)
+        # Torch gives this gradient only together with the sums, which are made once more.
+        with torch.enable_grad():
+            sums = F.embedding_bag(rows, table, mode="sum", per_sample_weights=leaf)
+        products += torch.autograd.grad(sums, leaf, gradient[:, channels])[0]
+    return products

@@ -1,24 +1,10 @@
-"""How an aligner places its sampling points: the layer that computes them, and where it starts."""
+"""Where the sampling points of an aligner start."""
 
 import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-
-class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32 (float64 stays), whatever autocast and the dtype of its weights are.
-
-    Sampling offsets are added to coordinates: bfloat16 has three digits, which is a cell of a large map.
-    """
-
-    def forward(self, input: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
-        """Project the last dimension."""
-        dtype = torch.promote_types(input.dtype, torch.float32)
-        with torch.autocast(input.device.type, enabled=False):
-            return F.linear(input.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
+from torch import Tensor
 
 
 def star_offsets(num_heads: int, num_levels: int, num_points: int) -> Float[Tensor, " numbers"]:

@@ -9,7 +9,7 @@ coordinates in half precision are off by cells, and half-precision `grid_sample`
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +28,7 @@ def multi_scale_deformable_attention(
     sampling_locations: Float[Tensor, "batch queries heads levels points 2"],
     attention_weights: Float[Tensor, "batch queries heads levels points"],
     *,
+    valid: Bool[Tensor, "batch positions"] | None = None,
     backend: SamplingBackend = "auto",
 ) -> Float[Tensor, "batch queries heads*dim"]:
     """Sum bilinear samples of all levels, weighted, per query and head.
@@ -37,6 +38,7 @@ def multi_scale_deformable_attention(
         spatial_shapes: (height, width) of each level, in the order in which `value` holds them.
         sampling_locations: Points as (x, y) in [0, 1] of each level's map; outside reads zeros.
         attention_weights: Weight of each point, as a rule a softmax over levels and points together.
+        valid: False for positions that read zeros whatever their features are, and whose gradient is zero.
         backend: `reference` samples with `grid_sample`, `bags` sums rows; the numbers are the same up to rounding.
             `auto` takes the faster one for the device and size.
 
@@ -51,7 +53,7 @@ def multi_scale_deformable_attention(
     _check_sizes(shapes, value, sampling_locations)
     dtype = torch.promote_types(value.dtype, torch.float32)
     with torch.autocast(value.device.type, enabled=False):
-        wide = value.to(dtype), shapes, sampling_locations.to(dtype), attention_weights.to(dtype)
+        wide = value.to(dtype), shapes, sampling_locations.to(dtype), attention_weights.to(dtype), valid
         chosen = choose_backend(value, sampling_locations) if backend == "auto" else backend
         sampled = sample_bags(*wide) if chosen == "bags" else sample_reference(*wide)
     return sampled.to(value.dtype)
@@ -80,8 +82,11 @@ def sample_reference(
     shapes: list[tuple[int, int]],
     locations: Float[Tensor, "batch queries heads levels points 2"],
     weights: Float[Tensor, "batch queries heads levels points"],
+    valid: Bool[Tensor, "batch positions"] | None = None,
 ) -> Float[Tensor, "batch queries heads*dim"]:
     """Sample by `grid_sample`; arguments as for `multi_scale_deformable_attention`, all of one float dtype."""
+    if valid is not None:
+        value = value.masked_fill(~valid[:, :, None, None], 0.0)
     batch, _, heads, dim = value.shape
     queries = locations.shape[1]
     # From [0, 1] to grid_sample's [-1, 1], and heads beside the batch.

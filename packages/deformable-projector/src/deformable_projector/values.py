@@ -116,19 +116,19 @@ class PyramidValues(nn.Module):
             One row per query, in the dtype of the projected values.
         """
         maps = list(feature_maps)
-        if valid_masks is not None:
-            maps = [
-                feature_map.masked_fill(~valid[:, None], 0.0)
-                for feature_map, valid in zip(maps, valid_masks, strict=True)
-            ]
         coverage = _coverage(maps, valid_masks, region_maps)
         sample_first = self.sample_first
         if sample_first is None:
             rows_per_level = locations.shape[1] * locations.shape[2] * locations.shape[4]
             sample_first = rows_per_level < sum(feature_map[0, 0].numel() for feature_map in maps)
         if sample_first:
-            sampled = self._sample_then_project(maps, coverage, locations, weights)
+            sampled = self._sample_then_project(maps, coverage, locations, weights, valid_masks)
         else:
+            if valid_masks is not None:
+                maps = [
+                    feature_map.masked_fill(~valid[:, None], 0.0)
+                    for feature_map, valid in zip(maps, valid_masks, strict=True)
+                ]
             sampled = self._project_then_sample(maps, coverage, locations, weights)
         # Without region maps nothing else depends on their tags, and every parameter takes part in every step.
         return sampled + touch(self.region_embed)
@@ -153,7 +153,12 @@ class PyramidValues(nn.Module):
         return multi_scale_deformable_attention(value, shapes, locations, weights, backend=self.backend)
 
     def _sample_then_project(
-        self, maps: Sequence[Tensor], coverage: list[Tensor], locations: Tensor, weights: Tensor
+        self,
+        maps: Sequence[Tensor],
+        coverage: list[Tensor],
+        locations: Tensor,
+        weights: Tensor,
+        valid_masks: Sequence[Tensor] | None,
     ) -> Float[Tensor, "batch queries hidden_dim"]:
         """Samples of the raw features per head, then their values."""
         parts = []
@@ -162,9 +167,13 @@ class PyramidValues(nn.Module):
             # Heads become queries, because each reads all channels.
             points = rearrange(locations[:, :, :, level], "b n h p xy -> b (h n) 1 1 p xy")
             shares = rearrange(weights[:, :, :, level], "b n h p -> b (h n) 1 1 p")
+            # Coverage is zero in padding by itself.
+            valid = None if valid_masks is None else valid_masks[level].flatten(1)
             samples, mass = (
-                multi_scale_deformable_attention(rows[:, :, None], shape, points, shares, backend=self.backend)
-                for rows in (feature_map.flatten(2).mT, covered)
+                multi_scale_deformable_attention(
+                    rows[:, :, None], shape, points, shares, valid=own, backend=self.backend
+                )
+                for rows, own in ((feature_map.flatten(2).mT, valid), (covered, None))
             )
             samples, mass = (rows.unflatten(1, (self.num_heads, -1)) for rows in (samples, mass))
             value = projection(samples, mass[..., 0])
