@@ -143,6 +143,7 @@ PSALM_SMALL = {
         "vocabulary_size": 400,
         "num_mask_queries": 8,
         "region_geometry": True,
+        "mask_places": True,
         "max_length": 512,
         "criterion": {"num_points": 64},
     },

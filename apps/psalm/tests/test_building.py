@@ -73,6 +73,7 @@ def build(toy, **changes: object):
         ({}, set()),
         ({"projector_type": "swin_conv"}, {"sampling_offsets"}),
         ({"region_geometry": False}, {"region_embedder"}),
+        ({"mask_places": False}, {"place_embedder"}),
         (
             {
                 "language": {
@@ -88,7 +89,7 @@ def build(toy, **changes: object):
             {"language_head"},
         ),
     ],
-    ids=["all", "swin_conv", "no geometry", "tied"],
+    ids=["all", "swin_conv", "no geometry", "no places", "tied"],
 )
 def test_every_parameter_belongs_to_exactly_one_part(toy, changes, absent):
     model = toy.model(**changes)

@@ -94,6 +94,7 @@ def test_every_trained_parameter_has_a_gradient(toy, name):
     [
         {"projector_type": "swin_conv"},
         {"region_geometry": False},
+        {"mask_places": False},
         {"cross_image": []},
         {"cross_image": ["target_to_reference"]},
         {"cross_image": ["reference_to_target"]},
@@ -116,6 +117,8 @@ def test_gradients_reach_what_makes_the_masks(toy):
         "projector.base",
         "projector.align.sampling_offsets",
         "region_embedder",
+        "place_embedder.queries",
+        "place_embedder.mask_features",
         "language_model.model.embed_tokens",
         "language_model.model.layers.0",
         "mask_queries",

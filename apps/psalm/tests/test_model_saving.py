@@ -37,7 +37,7 @@ def changed(model: PSALMModel) -> PSALMModel:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"projector_type": "swin_conv"}, {"fpn_variant": "psalm", "region_geometry": False}],
+    [{}, {"projector_type": "swin_conv"}, {"fpn_variant": "psalm", "region_geometry": False, "mask_places": False}],
     ids=["deformable", "swin_conv", "psalm"],
 )
 def test_a_saved_model_opens_equal(toy, tmp_path, changes):

@@ -44,13 +44,14 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "language_head": ("language_model.lm_head.",),
     "mask_queries": ("mask_queries.", "query_projector."),
     "region_embedder": ("region_embedder.",),
+    "place_embedder": ("place_embedder.",),
     "pixel_decoder": ("pixel_decoder.",),
     "mask_decoder": ("mask_decoder.",),
     "condition_heads": ("condition_heads.",),
 }
 """Parts of the model, as prefixes of parameter names; `parts_of` says which of them a model has."""
 
-ADDABLE = ("region_embedder.*", "projector.align.*")
+ADDABLE = ("region_embedder.*", "place_embedder.*", "projector.align.*")
 """Weights that a checkpoint may lack, or hold without use: settings add and remove them."""
 
 _FREE_KEYS = ("attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "dropout")
@@ -64,8 +65,9 @@ _PROJECTOR_FLAGS = {"hidden_dim": "--mm_hidden_dim", "num_heads": "--mm_n_heads"
 def parts_of(config: PSALMConfig) -> dict[str, tuple[str, ...]]:
     """The parts that a model has, as prefixes of parameter names.
 
-    Without the deformable projector there are no sampling offsets; without geometry the region embedder has no weights;
-    a language model whose word head is its embeddings has no head of its own.
+    Without the deformable projector there are no sampling offsets, without geometry the region embedder has no weights,
+    without places there is no place embedder, and a language model whose word head is its embeddings has no head of its
+    own.
     """
     parts = dict(PARTS)
     projector = _projector_names(config)
@@ -75,6 +77,7 @@ def parts_of(config: PSALMConfig) -> dict[str, tuple[str, ...]]:
     absent = {
         "sampling_offsets": not offsets,
         "region_embedder": not config.region_geometry,
+        "place_embedder": not config.mask_places,
         "language_head": bool(config.language.tie_word_embeddings),
     }
     return {part: prefixes for part, prefixes in parts.items() if not absent.get(part, False)}
@@ -124,6 +127,7 @@ def build_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, im
         "projector_type": settings.projector_type,
         "projector_outdim": settings.projector_outdim,
         "region_geometry": settings.region_geometry,
+        "mask_places": settings.mask_places,
         "cross_image": _directions(settings),
         "criterion_config": asdict(settings.criterion),
         "image_token_id": ids[IMAGE_TOKEN],

@@ -70,6 +70,8 @@ class ModelSettings:
         num_mask_queries: Mask tokens, and so the largest number of masks in an image.
         region_geometry: Tell the model place and size of a prompted region; published weights know it from the image
             alone.
+        mask_places: Tell mask tokens and pixels where they are, so that a small model soon tells things that look alike
+            apart; published weights do without.
         cross_image: Directions in which target and reference image look at each other in mode cross_image.
         max_length: Longest token sequence; a longer one is an error.
         criterion: The losses.
@@ -93,6 +95,7 @@ class ModelSettings:
     fpn_variant: Literal["mask2former", "psalm"] = "mask2former"
     num_mask_queries: int = 100
     region_geometry: bool = False
+    mask_places: bool = False
     cross_image: list[Direction] = field(default_factory=lambda: ["target_to_reference", "reference_to_target"])
     max_length: int = 2048
     criterion: CriterionConfig = field(default_factory=CriterionConfig)

@@ -54,6 +54,7 @@ class PSALMConfig(PreTrainedConfig):
         fpn_variant: Detail of the pixel decoder: `psalm` for published PSALM weights.
         num_mask_queries: Mask tokens at the end of a sequence.
         region_geometry: Add place and size to region vectors.
+        mask_places: Add places to mask tokens and pixels.
         cross_image: Directions in which the images of a cross-image sample look at each other; by default all that the
             projector allows.
         criterion_config: Keys of `CriterionConfig`; missing keys take its defaults.
@@ -85,6 +86,7 @@ class PSALMConfig(PreTrainedConfig):
     fpn_variant: str = "mask2former"
     num_mask_queries: int = 100
     region_geometry: bool = False
+    mask_places: bool = False
     cross_image: list[str] | None = None
     criterion_config: dict[str, Any] | None = None
     image_token_id: int = 0

@@ -232,6 +232,7 @@ PSALM = Layout(
         f"vision_tower.{_UNUSED_NORM}",
         "projector.align.*",
         "region_embedder.*",
+        "place_embedder.*",
         # Files of named parameters lack batch normalisation's buffers.
         "projector.*.running_mean",
         "projector.*.running_var",

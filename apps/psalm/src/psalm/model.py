@@ -28,6 +28,7 @@ from psalm.criterion import segmentation_losses
 from psalm.image_pairs import look_at_references, look_at_targets, pair_images
 from psalm.mask_decoder import MaskDecoder
 from psalm.pixel_decoder import FpnVariant, PixelDecoder
+from psalm.places import PlaceEmbedder
 from psalm.points import SeededPoints, random_points
 from psalm.region_embedder import RegionEmbedder
 from psalm.targets import SegmentationTargets
@@ -108,6 +109,7 @@ class PSALMModel(PreTrainedModel):
         self.pixel_decoder = PixelDecoder(config.mask, config.vision_dims, cast("FpnVariant", config.fpn_variant))
         self.mask_decoder = MaskDecoder(config.mask)
         self.condition_heads = ConditionHeads(dim, mask_dim)
+        self.place_embedder = PlaceEmbedder(config.mask) if config.mask_places else None
         self.post_init()
         self._fix_unused()
 
@@ -196,7 +198,10 @@ class PSALMModel(PreTrainedModel):
         states = hidden[input_ids == self.config.query_token_id].view(batch_size, self.config.num_mask_queries, -1)
         conditions = self._conditions(hidden, condition_index, condition_owner, condition_kinds)
         features = self.pixel_decoder([level[:batch_size] for level in maps])
-        decoded = self.mask_decoder(self.query_projector(states.to(self.query_projector.weight.dtype)), features)
+        queries = self.query_projector(states.to(self.query_projector.weight.dtype))
+        if self.place_embedder is not None:
+            queries, features = self.place_embedder(queries, features)
+        decoded = self.mask_decoder(queries, features)
         judged = decoded.states[-1:] if target_masks is None else decoded.states
         logits = [self.condition_heads(state, conditions, condition_kinds) for state in judged]
         losses = loss = None
