@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from region_training.engine import train
+from region_training.engine import prepare, run, train
 from region_training.loading import load_pretrained
 from region_training.stopping import NonFiniteError
 from region_training.testing import RankError, run_ranks
+from region_training.trainer import RegionTrainer
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -263,3 +264,20 @@ def test_processor_and_epochs(toy, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     # round(0.25 x 6) = 2 steps of warm-up from 0, then the peak.
     assert [line["lr/body"] for line in lines[:3]] == [0.0, pytest.approx(0.005), pytest.approx(0.01)]
+
+
+def test_a_trainer_made_by_somebody_else_trains_as_the_engines_own(toy, tmp_path):
+    """`train` is `prepare`, the trainer, and `run`."""
+
+    def run_both(rank):
+        train(toy.job(), toy.settings(), tmp_path / "whole")
+        job = toy.job()
+        prepared = prepare(job, toy.settings(), tmp_path / "halves")
+        trainer = RegionTrainer(prepared.model, prepared.args, prepared.own)
+        result = run(trainer, job, prepared)
+        return result.global_step, result.model is prepared.model
+
+    assert run_ranks(run_both, 1, tmp_path / "ranks") == [(4, True)]
+    whole = toy.weights(tmp_path / "whole" / "model")
+    for name, value in toy.weights(tmp_path / "halves" / "model").items():
+        assert torch.equal(value, whole[name]), name

@@ -25,12 +25,19 @@ from region_training.config_tree import (
     to_plain,
 )
 from region_training.help_text import application_help, verb_help
-from region_training.presets import did_you_mean, load_preset, parse_config, preset_names, read_config
+from region_training.presets import Translate, did_you_mean, load_preset, parse_config, preset_names, read_config
 from region_training.settings import ConfigError
 
 DEFAULT_PRESET = "tiny"
 TRACEBACK_VARIABLE = "REGION_TRAINING_TRACEBACK"
-_BRICKS = ("region_core", "region_heads", "region_training", "deformable_projector", "roi_region_loss")
+_BRICKS = (
+    "region_core",
+    "region_heads",
+    "region_training",
+    "deformable_projector",
+    "roi_region_loss",
+    "video_autoregressive",
+)
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +76,8 @@ class Application:
         presets_package: The package that holds the presets, e.g. `"spatialrgpt.configs"`.
         legacy_flags: A guide's flag to the dotted key it sets, to `key=value` (a switch that sets that value), or to
             None: known, without effect here, warned of by name.
+        translate_config: Reads configuration files that hold a list at their top, for a guide that has such; given the
+            list and the file's name it returns settings as in our own files.
     """
 
     name: str
@@ -76,6 +85,7 @@ class Application:
     verbs: Mapping[str, Verb]
     presets_package: str
     legacy_flags: Mapping[str, str | None] = field(default_factory=dict)
+    translate_config: Translate | None = None
 
 
 @dataclass(frozen=True)
@@ -232,7 +242,7 @@ def _layers(application: Application, verb: Verb, read: Arguments) -> list[tuple
     if preset is not None:
         layers.append((f"preset {preset}", load_preset(application.presets_package, preset)))
     for config in read.configs:
-        layer = read_config(config)
+        layer = read_config(config, translate=application.translate_config)
         named = layer.pop("preset", None)
         if named is not None:
             layers.append((f"preset {named} of {config}", load_preset(application.presets_package, str(named))))

@@ -87,6 +87,25 @@ class TrainingResult:
     last_values: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """Everything that a trainer is made of: `job.trainer_class(model, args, own)`.
+
+    Attributes:
+        model: The model, freshly built; a resumed checkpoint fills it later.
+        args: HF's arguments.
+        own: What HF does not know.
+        resumed: The checkpoint that the run goes on from; None for a new one.
+        steps_per_epoch: Optimizer steps in one pass over the data.
+    """
+
+    model: PreTrainedModel
+    args: TrainingArguments
+    own: TrainerParts
+    resumed: checkpoints.Checkpoint | None
+    steps_per_epoch: int
+
+
 def train(job: TrainingJob, settings: TrainingSettings, run_dir: Path) -> TrainingResult:
     """Train a model, or continue its training.
 
@@ -103,6 +122,17 @@ def train(job: TrainingJob, settings: TrainingSettings, run_dir: Path) -> Traini
         ConfigError: The settings do not fit the model, the data, the machine or the checkpoint.
         NonFiniteError: A loss or gradient is not finite.
         CheckpointError: A checkpoint that was asked for is damaged, or none can be written.
+    """
+    prepared = prepare(job, settings, run_dir)
+    return run(job.trainer_class(prepared.model, prepared.args, prepared.own), job, prepared)
+
+
+def prepare(job: TrainingJob, settings: TrainingSettings, run_dir: Path) -> Preparation:
+    """The first half of `train`, for a trainer that is made by somebody else: meet the other ranks, build the model.
+
+    Raises:
+        ConfigError: As for `train`.
+        CheckpointError: The checkpoint that was asked for is damaged.
     """
     device = choose_device(settings.device)
     ranks = join_ranks(device, settings.communication_timeout_s, num_workers=settings.num_workers)
@@ -125,9 +155,18 @@ def train(job: TrainingJob, settings: TrainingSettings, run_dir: Path) -> Traini
     parts = ModelParts(model, prefixes=job.parts, settings=settings)
     _report_parts(parts, run_dir, ranks)
     own = TrainerParts(run_dir, settings, conditions, identity, ranks, data, parts, job.evaluate)
-    trainer = job.trainer_class(model, args, own)
+    return Preparation(model, args, own, resumed, steps_per_epoch)
+
+
+def run(trainer: RegionTrainer, job: TrainingJob, prepared: Preparation) -> TrainingResult:
+    """The second half of `train`: run the trainer that was made of `prepared`, and export the model.
+
+    Raises:
+        NonFiniteError: A loss or gradient is not finite.
+        CheckpointError: A checkpoint cannot be written.
+    """
     try:
-        return _run(trainer, job, resumed, steps_per_epoch)
+        return _run(trainer, job, prepared.resumed, prepared.steps_per_epoch)
     finally:
         # Else whatever is loaded next in this process would be partitioned as well.
         unset_hf_deepspeed_config()

@@ -4,7 +4,7 @@ Only plain YAML is read: tags are refused, and so is a key that stands twice (Py
 """
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from importlib import resources
 from pathlib import Path
 
@@ -13,9 +13,16 @@ from yaml.constructor import ConstructorError
 
 from region_training.settings import ConfigError
 
+Translate = Callable[[list[object], str], dict[str, object]]
+"""From a configuration in a guide's form (a list) and the name of its file to a mapping of settings."""
 
-def read_config(path: Path | str) -> dict[str, object]:
+
+def read_config(path: Path | str, *, translate: Translate | None = None) -> dict[str, object]:
     """Read one YAML configuration file.
+
+    Args:
+        path: The file.
+        translate: Makes a mapping of a file that holds a list at its top; without it such a file is an error.
 
     Raises:
         ConfigError: The file is absent, is no YAML, holds a tag or a key twice, or is not a mapping.
@@ -25,10 +32,10 @@ def read_config(path: Path | str) -> dict[str, object]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from error
-    return parse_config(text, str(path))
+    return parse_config(text, str(path), translate=translate)
 
 
-def parse_config(text: str, source: str) -> dict[str, object]:
+def parse_config(text: str, source: str, *, translate: Translate | None = None) -> dict[str, object]:
     """Parse the text of a YAML configuration; `source` names it in errors.
 
     Raises:
@@ -44,6 +51,8 @@ def parse_config(text: str, source: str) -> dict[str, object]:
         raise ConfigError(f"{source}: not a plain YAML configuration: {error}") from error
     if tree is None:
         return {}
+    if isinstance(tree, list) and translate is not None:
+        tree = translate(tree, source)
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ConfigError(f"{source}: got {type(tree).__name__}, expected a mapping of setting names")
     return tree
