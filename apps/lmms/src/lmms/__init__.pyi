@@ -1,0 +1,32 @@
+"""Public names of lmms."""
+
+from .building import build_model as build_model
+from .building import build_processor as build_processor
+from .building import parts_of as parts_of
+from .causality import check_causality as check_causality
+from .chat import ChatEncoder as ChatEncoder
+from .collate import VideoCollator as VideoCollator
+from .config import DataSettings as DataSettings
+from .config import EvaluationSettings as EvaluationSettings
+from .config import ModelSettings as ModelSettings
+from .config import Settings as Settings
+from .configuration import VideoLMMConfig as VideoLMMConfig
+from .data import VideoDataset as VideoDataset
+from .evaluate import Evaluation as Evaluation
+from .families import Family as Family
+from .families import family_of as family_of
+from .guide_config import translate_config as translate_config
+from .loading import load_model as load_model
+from .manifest import Manifest as Manifest
+from .model import VideoLMM as VideoLMM
+from .model import VideoLMMOutput as VideoLMMOutput
+from .packing import PackedDataset as PackedDataset
+from .packing import plan_packs as plan_packs
+from .records import Record as Record
+from .records import Turn as Turn
+from .records import parse_record as parse_record
+from .records import read_texts as read_texts
+from .rows import read_rows as read_rows
+from .sample import VideoSample as VideoSample
+from .synthetic import write_world as write_world
+from .trainer import AutoregressiveTrainer as AutoregressiveTrainer

@@ -1,0 +1,45 @@
+"""A trained model with its family, from a run folder or a model folder."""
+
+from pathlib import Path
+from typing import Literal, cast
+
+from region_training.ranks import choose_device
+from transformers import AutoProcessor, ProcessorMixin
+
+from lmms.families import Family, family_of
+from lmms.model import VideoLMM
+
+
+def load_model(folder: Path | str, device: Literal["auto", "cpu", "cuda"] = "auto") -> tuple[VideoLMM, Family]:
+    """Open a model for inference.
+
+    Raises:
+        ValueError: The folder holds no model.
+    """
+    path = model_folder(folder)
+    model = VideoLMM.from_pretrained(path).to(choose_device(device))
+    return model, family_of(open_processor(path), model.config.tokens)
+
+
+def open_processor(folder: Path | str) -> ProcessorMixin:
+    """The processor that was saved in a folder.
+
+    Raises:
+        ValueError: The folder holds none.
+    """
+    if not (Path(folder) / "processor_config.json").is_file():
+        raise ValueError(f"{str(folder)!r}: no processor_config.json there, which a model is saved with")
+    return cast("ProcessorMixin", AutoProcessor.from_pretrained(folder))
+
+
+def model_folder(folder: Path | str) -> Path:
+    """The folder of the weights: the one given, or `model` in a run folder.
+
+    Raises:
+        ValueError: Neither holds a model.
+    """
+    path = Path(folder)
+    for candidate in (path, path / "model"):
+        if (candidate / "model.safetensors").is_file() or (candidate / "model.safetensors.index.json").is_file():
+            return candidate
+    raise ValueError(f"{str(path)!r}: no model.safetensors there or in its folder `model`; is the run finished?")

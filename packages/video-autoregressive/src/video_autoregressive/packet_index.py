@@ -1,0 +1,233 @@
+"""Which frames a video file presents, and when: read once from its packets; only the first frame is decoded.
+
+All backends for files share this index, so that frame 17 is the same frame in each. It follows what players show:
+frames in order of presentation, without the preroll that a stream-copied cut keeps in front of them. A file that ends
+before its header says is refused here, for every backend alike.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import torch
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from jaxtyping import Float
+from torch import Tensor
+
+from video_autoregressive.errors import VideoDecodeError, VideoEmptyError, VideoError, VideoOpenError
+from video_autoregressive.frames import VideoInfo
+from video_autoregressive.sampling import is_constant_rate
+
+AV_FAILURES = (av.error.FFmpegError, OSError, ValueError)
+"""What PyAV raises at a file that it cannot read."""
+
+MISSING_S = 0.5
+"""Matroska's header has a duration and no count: so much may be missing at the end before a file counts as cut off."""
+
+
+@dataclass(frozen=True)
+class PacketIndex:
+    """The frames of a video file.
+
+    Attributes:
+        info: The video.
+        container: FFmpeg's name of the container, for instance `mpegts`.
+        is_open: Whether some frames are stored after a key frame and presented before it: decoding from that key frame
+            cannot give them.
+        stream: Position of its video stream among the streams of the file.
+        time_base_s: Seconds per tick.
+        pts: Tick at which each frame is presented, strictly increasing.
+        end: Tick at which the last frame ends.
+        keys: Ticks of the frames at which decoding can begin, ascending; the first may lie in the preroll.
+    """
+
+    info: VideoInfo
+    container: str
+    is_open: bool
+    stream: int
+    time_base_s: float
+    pts: tuple[int, ...]
+    end: int
+    keys: tuple[int, ...]
+
+    def times(self) -> Float[Tensor, " all"]:
+        """Seconds of each frame after the first."""
+        return _seconds(self.pts, self.time_base_s)
+
+
+class _Ticks(NamedTuple):
+    pts: int
+    duration: int
+    is_key: bool
+    is_preroll: bool
+
+
+def packet_index(path: str | Path, backend: str) -> PacketIndex:
+    """Read the index of a file; those of the last few files are remembered.
+
+    Args:
+        path: Video file.
+        backend: Who asks, for messages.
+
+    Raises:
+        VideoOpenError: No such file, no video, or a stream without times of presentation.
+        VideoEmptyError: A video stream without frames.
+        VideoDecodeError: The file is damaged or cut off, or its first frame cannot be decoded.
+    """
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise VideoOpenError(path, backend, f"expected a video file: {error.strerror}") from error
+    if not Path(path).is_file():
+        raise VideoOpenError(path, backend, "got no regular file, expected a video file")
+    if not status.st_size:
+        raise VideoOpenError(path, backend, "the file is empty, expected a video")
+    return _packet_index(str(path), backend, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _packet_index(path: str, backend: str, size: int, changed_ns: int) -> PacketIndex:
+    """The index; size and time of change are there to notice another file under the same name."""
+    try:
+        with av.open(path) as container:
+            return _read(container, path, backend)
+    except VideoError:
+        raise
+    except AV_FAILURES as error:
+        raise VideoOpenError(path, backend, f"expected a video: {error}") from error
+
+
+def _read(container: InputContainer, path: str, backend: str) -> PacketIndex:
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream) or stream.time_base is None:
+        raise VideoOpenError(path, backend, "no video stream, expected one")
+    stream.codec_context.thread_count = 1
+    ticks, first = _walk(container, stream, path, backend)
+    if not ticks:
+        raise VideoEmptyError(path, backend, "the video stream has no frames")
+    keys = tuple(sorted(tick.pts for tick in ticks if tick.is_key))
+    # What stands before the first key frame cannot be decoded: a recording may begin anywhere.
+    begin = min(keys, default=math.inf)
+    shown = {tick.pts: tick.duration for tick in sorted(ticks) if tick.pts >= begin and not tick.is_preroll}
+    if not shown or first is None:
+        raise VideoDecodeError(path, backend, "no frame can be decoded", index=0, time_s=0.0)
+    if _hides_order(container, stream, ticks):
+        raise VideoOpenError(
+            path, backend, "AVI keeps no times of presentation for frames that are stored out of order"
+        )
+    pts = tuple(shown)
+    end = pts[-1] + (shown[pts[-1]] or (pts[-1] - pts[0]) // max(1, len(pts) - 1))
+    time_base_s = float(stream.time_base)
+    info = _info(stream, first, pts, end, time_base_s)
+    return PacketIndex(
+        info=info,
+        container=container.format.name,
+        is_open=_is_open(ticks),
+        stream=stream.index,
+        time_base_s=time_base_s,
+        pts=pts,
+        end=end,
+        keys=keys,
+    )
+
+
+def _walk(
+    container: InputContainer, stream: VideoStream, path: str, backend: str
+) -> tuple[list[_Ticks], VideoFrame | None]:
+    """The packets of the video stream in order of storage, and the first frame that is presented."""
+    ticks: list[_Ticks] = []
+    first = None
+    ends = [0] * len(container.streams)
+    for packet in container.demux():
+        if packet.pts is not None:
+            ends[packet.stream_index] = max(ends[packet.stream_index], packet.pts + (packet.duration or 0))
+        if packet.stream_index != stream.index:
+            continue
+        if packet.is_corrupt:
+            raise VideoDecodeError(path, backend, "a packet is damaged or cut off")
+        at_end = packet.dts is None and not packet.size  # it only makes the decoder hand out what it still holds
+        if packet.size:
+            ticks.append(_ticks_of(packet, path, backend))
+        if first is None and (packet.size or at_end):
+            first = _first_of(packet, path, backend)
+    end_s = max(float(end * (one.time_base or 0)) for end, one in zip(ends, container.streams, strict=True))
+    _check_complete(container, stream, len(ticks), end_s, path, backend)
+    return ticks, first
+
+
+def _ticks_of(packet: Packet, path: str, backend: str) -> _Ticks:
+    pts = packet.dts if packet.pts is None else packet.pts
+    if pts is None:
+        raise VideoOpenError(path, backend, "the stream has no times, expected a container such as MP4 or Matroska")
+    return _Ticks(pts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
+
+
+def _first_of(packet: Packet, path: str, backend: str) -> VideoFrame | None:
+    try:
+        return next((frame for frame in packet.decode() if isinstance(frame, VideoFrame)), None)
+    except AV_FAILURES as error:
+        raise VideoDecodeError(path, backend, f"cannot be decoded: {error}", index=0, time_s=0.0) from error
+
+
+def _check_complete(
+    container: InputContainer, stream: VideoStream, num_packets: int, end_s: float, path: str, backend: str
+) -> None:
+    """Refuse a file that holds less than its header says, as broken downloads do."""
+    name = container.format.name
+    if name.startswith("mov,mp4") and num_packets < stream.frames:
+        raise VideoDecodeError(
+            path,
+            backend,
+            f"the file holds {num_packets} frames and its header says {stream.frames}: cut off?",
+        )
+    declared_s = (container.duration or 0) / av.time_base
+    if name.startswith("matroska") and end_s < declared_s - MISSING_S:
+        raise VideoDecodeError(
+            path,
+            backend,
+            f"the file ends at {end_s:.2f} s and its header says {declared_s:.2f} s: cut off?",
+        )
+
+
+def _hides_order(container: InputContainer, stream: VideoStream, ticks: list[_Ticks]) -> bool:
+    """Whether the codec reorders frames and the times do not: AVI numbers frames as stored."""
+    ordered = all(before.pts < after.pts for before, after in itertools.pairwise(ticks))
+    return container.format.name == "avi" and stream.codec_context.has_b_frames and ordered and len(ticks) > 1
+
+
+def _is_open(ticks: list[_Ticks]) -> bool:
+    key = -math.inf
+    for tick in ticks:
+        if tick.pts < key:
+            return True
+        key = tick.pts if tick.is_key else key
+    return False
+
+
+def _info(stream: VideoStream, first: VideoFrame, pts: tuple[int, ...], end: int, time_base_s: float) -> VideoInfo:
+    rotation = round(first.rotation / 90) * 90 % 360
+    height, width = (first.width, first.height) if rotation in (90, 270) else (first.height, first.width)
+    duration_s = (end - pts[0]) * time_base_s
+    return VideoInfo(
+        num_frames=len(pts),
+        fps=len(pts) / duration_s if duration_s else 0.0,
+        duration_s=duration_s,
+        width=width,
+        height=height,
+        rotation=rotation,
+        codec=stream.codec_context.codec.canonical_name,
+        is_vfr=not is_constant_rate(_seconds(pts, time_base_s)),
+        kind="file",
+    )
+
+
+def _seconds(pts: tuple[int, ...], time_base_s: float) -> Float[Tensor, " all"]:
+    ticks = torch.tensor(pts, dtype=torch.int64)
+    return (ticks - ticks[0]).double() * time_base_s
