@@ -1,165 +1,38 @@
 """Fixtures across packages: a small world, a configuration of toy size, and the command run as a user runs it."""
 
+import importlib
+import json
 import os
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from region_training.testing import RankOutcome, start_ranks
+from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+CONFIGURATIONS = Path(__file__).parent / "small"
 WORLD = {"train_scenes": 6, "eval_scenes": 3, "questions": 1, "seed": 0}
-SMALL = {
-    "model": {
-        "vision": {
-            "config": {
-                "model_type": "siglip_vision_model",
-                "image_size": 32,
-                "patch_size": 8,
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "vision_use_head": False,
-            }
-        },
-        "text": {
-            "config": {
-                "model_type": "llama",
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "num_key_value_heads": 2,
-                "max_position_embeddings": 512,
-                "tie_word_embeddings": False,
-            }
-        },
-        "vision_feature_layer": -1,
-        "refinement_stages": 1,
-        "enable_region_heads": True,
-        "tune_region_heads": True,
-        "region_enhancer_cfg": {"num_heads": 2, "num_transformer_layers": 1, "dropout": 0.1},
-        "region_heads_cfg": {"hidden_dim": 32},
-    },
-    "training": {
-        "device": "cpu",
-        "max_steps": 4,
-        "micro_batch_size": 4,
-        "learning_rate": 1e-3,
-        "warmup": 0.0,
-        "log_every": 1,
-        "save_every": 2,
-        "keep_checkpoints": 3,
-        "communication_timeout_s": 60.0,
-    },
-    "evaluation": {
-        "batch_size": 8,
-        "max_records": 8,
-        "generate_records": 4,
-        "max_new_tokens": 6,
-        "num_pictures": 1,
-    },
-}
 SPRC_WORLD = {"train_scenes": 6, "eval_scenes": 6, "edits": 3, "image_size": 48, "seed": 0}
-SPRC_SMALL = {
-    "model": {
-        "vision": {
-            "image_size": 32,
-            "patch_size": 8,
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-        },
-        # With dropout, so that a resumed run needs its random numbers back.
-        "qformer": {
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "cross_attention_frequency": 2,
-            "max_position_embeddings": 18,
-        },
-        "vocabulary_size": 128,
-        "num_query_tokens": 2,
-        "region_queries": 2,
-        "image_text_hidden_size": 8,
-        "max_caption_tokens": 16,
-        "use_region_loss": True,
-        # An epoch has 5 micro-batches of 4, the last one short: the loss sets in between steps 2 and 3.
-        "region_loss": {"start_epoch": 0.3},
-    },
-    "training": {
-        "device": "cpu",
-        "max_steps": 4,
-        "micro_batch_size": 4,
-        "learning_rate": 1e-3,
-        "warmup": 0.0,
-        "log_every": 1,
-        "save_every": 2,
-        "keep_checkpoints": 3,
-        "communication_timeout_s": 60.0,
-    },
-    "evaluation": {"batch_size": 8, "num_cases": 4, "top_k": 3},
-}
-
 PSALM_WORLD = {"train_scenes": 6, "eval_scenes": 4, "image_size": 64, "seed": 0}
-PSALM_SMALL = {
-    "model": {
-        "swin": {
-            "image_size": 64,
-            "patch_size": 2,
-            "embed_dim": 16,
-            "depths": [1, 1, 1, 1],
-            "num_heads": [1, 1, 2, 2],
-            "window_size": 4,
-            "mlp_ratio": 1.0,
-            "drop_path_rate": 0.1,
-        },
-        # With dropout, so that a resumed run needs its random numbers back.
-        "language": {
-            "model_type": "phi",
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "max_position_embeddings": 512,
-            "resid_pdrop": 0.1,
-        },
-        "mask_decoder": {
-            "feature_size": 32,
-            "mask_feature_size": 32,
-            "hidden_dim": 32,
-            "encoder_feedforward_dim": 32,
-            "dim_feedforward": 32,
-            "encoder_layers": 1,
-            "decoder_layers": 2,
-            "num_attention_heads": 2,
-        },
-        "projector": {"hidden_dim": 16, "num_heads": 2, "num_points": 2},
-        "projector_conv_dim": 16,
-        "vocabulary_size": 400,
-        "num_mask_queries": 8,
-        "region_geometry": True,
-        "mask_places": True,
-        "max_length": 512,
-        "criterion": {"num_points": 64},
+# One clip has a variable rate and one is cut; beside the clips there are a picture and a record of words alone.
+LMMS_WORLD = {"train_clips": 9, "eval_clips": 6, "image_size": 32, "seed": 0}
+ZERO3 = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "train_batch_size": "auto",
+    "gradient_accumulation_steps": "auto",
+    "zero_optimization": {
+        "stage": 3,
+        "stage3_param_persistence_threshold": 0,
+        "stage3_gather_16bit_weights_on_model_save": True,
     },
-    "training": {
-        "device": "cpu",
-        "max_steps": 4,
-        "micro_batch_size": 6,
-        "learning_rate": 1e-3,
-        "warmup": 0.0,
-        "log_every": 1,
-        "save_every": 2,
-        "keep_checkpoints": 3,
-        "communication_timeout_s": 60.0,
-    },
-    "evaluation": {"batch_size": 4, "num_pictures": 1},
 }
+VOLATILE = ("time/", "throughput/", "memory/", "frames_per_s", "decode_ms")
 
 
 @dataclass(frozen=True)
@@ -182,6 +55,15 @@ class Small:
         return ["train", "--config", str(self.config), "--run_dir", str(run), *data, *words]
 
 
+def _configure(application: str, folder: Path, data: Mapping[str, object]) -> Path:
+    """The configuration of toy size of an application, with these settings of its data added."""
+    content = yaml.safe_load((CONFIGURATIONS / f"{application}.yaml").read_text())
+    content["data"] = {**content.get("data", {}), **data}
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     from spatialrgpt.config import SyntheticSettings
@@ -189,15 +71,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
     folder = tmp_path_factory.mktemp("small")
     write_world(folder / "world", SyntheticSettings(**WORLD))
-    config = folder / "small.yaml"
-    config.write_text(yaml.safe_dump(SMALL))
-    return Small(folder / "world", config)
+    return Small(folder / "world", _configure("spatialrgpt", folder, {}))
 
 
 @pytest.fixture(scope="session")
 def spatialrgpt_command() -> Callable[[Sequence[str], Path], tuple[int, str]]:
     """Run the real `main` in a process of its own that nobody launched: exit code, and everything it wrote."""
-    from region_training.testing import start_ranks
 
     def call(words: Sequence[str], folder: Path) -> tuple[int, str]:
         def run(rank: int) -> int:
@@ -227,8 +106,6 @@ def trained(small, spatialrgpt_command, tmp_path_factory: pytest.TempPathFactory
 
 def _commands(main: Callable[[Sequence[str]], int]) -> Callable[[Sequence[Sequence[str]], Path], list[tuple[int, str]]]:
     """A function that runs command lines one after the other in a forked process."""
-    from region_training.testing import start_ranks
-
     mark = "=== end of a command"
 
     def call(commands: Sequence[Sequence[str]], folder: Path) -> list[tuple[int, str]]:
@@ -256,10 +133,8 @@ def sprc_small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
     folder = tmp_path_factory.mktemp("sprc-small")
     write_world(folder / "world", SyntheticSettings(**SPRC_WORLD))
-    config = folder / "small.yaml"
     data = {"dataset": "CIRR", "box_file": str(folder / "world" / "boxes" / "pairs.{split}.json")}
-    config.write_text(yaml.safe_dump({**SPRC_SMALL, "data": data}))
-    return Small(folder / "world", config)
+    return Small(folder / "world", _configure("sprc", folder, data))
 
 
 @pytest.fixture(scope="session")
@@ -289,10 +164,8 @@ def psalm_small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
     folder = tmp_path_factory.mktemp("psalm-small")
     write_world(folder / "world", SyntheticSettings(**PSALM_WORLD))
-    config = folder / "small.yaml"
     data = {name: str(path) for name, path in paths_of(folder / "world").items()}
-    config.write_text(yaml.safe_dump({**PSALM_SMALL, "data": {**data, "image_size": 64}}))
-    return Small(folder / "world", config, names_root=False)
+    return Small(folder / "world", _configure("psalm", folder, data), names_root=False)
 
 
 @pytest.fixture(scope="session")
@@ -312,3 +185,115 @@ def psalm_trained(psalm_small, psalm_commands, tmp_path_factory: pytest.TempPath
     ((code, output),) = psalm_commands([psalm_small.train(folder / "run")], folder / "ranks")
     assert code == 0, output
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def lmms_small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """A small world of clips of moving shapes with questions, a picture and words alone, in the guide's format."""
+    from lmms.config import SyntheticSettings
+    from lmms.synthetic import write_world
+
+    folder = tmp_path_factory.mktemp("lmms-small")
+    write_world(folder / "world", SyntheticSettings(**LMMS_WORLD))
+    return Small(folder / "world", _configure("lmms", folder, {}))
+
+
+@pytest.fixture(scope="session")
+def lmms_commands() -> Callable[[Sequence[Sequence[str]], Path], list[tuple[int, str]]]:
+    """Run the real `main` several times in one forked process: exit code and output of each."""
+    # Here once, and not in every fork.
+    import lmms.train  # noqa: F401
+    from lmms.cli import main
+
+    return _commands(main)
+
+
+@pytest.fixture(scope="session")
+def lmms_trained(lmms_small, lmms_commands, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of `lmms train`: four steps, more than an epoch, with a snapshot for a teacher."""
+    folder = tmp_path_factory.mktemp("lmms-trained")
+    ((code, output),) = lmms_commands([lmms_small.train(folder / "run")], folder / "ranks")
+    assert code == 0, output
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def zero3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DeepSpeed file of ZeRO-3 that partitions even the small tensors of a toy."""
+    path = tmp_path_factory.mktemp("zero3") / "zero3.json"
+    path.write_text(json.dumps(ZERO3))
+    return path
+
+
+class _SignalAt(TrainerCallback):
+    """Sends this process a signal when a step has ended."""
+
+    def __init__(self, step: int, number: signal.Signals) -> None:
+        self._step, self._number = step, number
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self._step:
+            os.kill(os.getpid(), self._number)
+
+
+@pytest.fixture(scope="session")
+def train_ranks() -> Callable[..., list[RankOutcome]]:
+    """Run an application's command on forked ranks: how each ended.
+
+    `at` is the step that ends with a signal, and the signal.
+    """
+
+    def call(
+        application: str,
+        words: Sequence[str],
+        folder: Path,
+        *,
+        world_size: int = 1,
+        at: tuple[int, signal.Signals] | None = None,
+    ) -> list[RankOutcome]:
+        train, cli = (importlib.import_module(f"{application}.{name}") for name in ("train", "cli"))
+
+        def run(rank: int) -> int:
+            plain = train.run_training
+
+            def with_signal(job, settings, run_dir):
+                job.callbacks = [*job.callbacks, *([] if at is None else [_SignalAt(*at)])]
+                return plain(job, settings, run_dir)
+
+            train.run_training = with_signal  # in this fork alone
+            return cli.main(words)
+
+        return start_ranks(run, world_size, folder).wait(180.0)
+
+    return call
+
+
+def _log_of(run: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.startswith(VOLATILE)} for line in lines]
+
+
+@pytest.fixture(scope="session")
+def log_of() -> Callable[[Path], list[dict[str, object]]]:
+    """The lines of a run's metrics.jsonl, without what depends on the machine's mood."""
+    return _log_of
+
+
+@pytest.fixture(scope="session")
+def assert_same_run() -> Callable[..., None]:
+    """Compare two runs: all weights to the bit, the log, and further files word for word."""
+
+    def compare(first: Path, second: Path, *names: str) -> None:
+        files = sorted(path.relative_to(first) for path in (first / "model").rglob("*.safetensors"))
+        assert files
+        assert files == sorted(path.relative_to(second) for path in (second / "model").rglob("*.safetensors"))
+        for file in files:
+            mine, other = (load_file(run / file) for run in (first, second))
+            assert mine.keys() == other.keys()
+            for name, value in mine.items():
+                assert torch.equal(value, other[name]), f"{file}: {name}"
+        assert _log_of(first) == _log_of(second)
+        for name in names:
+            assert (first / name).read_text() == (second / name).read_text(), name
+
+    return compare

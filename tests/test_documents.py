@@ -44,6 +44,11 @@ PUBLIC_NAMES = {
         "RegionHeads",
     ),
     "roi_region_loss": ("extract_region_features", "compute_region_loss", "RegionContrastiveLoss"),
+    "video_autoregressive": (
+        *("MultiScaleVideoFrameLoader", "FrameLevelMaskGenerator", "FrameLayout", "VideoTokenLayout"),
+        *("AutoregressiveReconstructionModule", "create_autoregressive_reconstruction_module"),
+    ),
+    "lmms": ("AutoregressiveTrainer", "VideoLMM", "VideoDataset", "VideoCollator", "load_model"),
 }
 
 
@@ -243,7 +248,8 @@ def test_every_item_of_the_deformable_projector_guide_has_a_row():
 
 def test_names_of_code_in_the_guides_table_exist():
     text = GUIDES.read_text(encoding="utf-8")
-    packages = "region_core|region_heads|deformable_projector|roi_region_loss|spatialrgpt|psalm|sprc"
+    bricks = "region_core|region_heads|deformable_projector|roi_region_loss|video_autoregressive"
+    packages = f"{bricks}|spatialrgpt|psalm|sprc|lmms"
     found = re.findall(rf"`((?:{packages})\.\w+)", text)
     assert len(found) >= 8
     for module, _, name in (dotted.partition(".") for dotted in found):
@@ -427,6 +433,28 @@ def test_the_run_folder_of_psalm_is_as_described(psalm_trained):
     assert top - present <= {"bad_records.jsonl", "answers.jsonl", "evaluations"}
     own = {name for name in documented if name.startswith("predictions/") and "*" not in name}
     assert {f"predictions/{path.name}" for path in (psalm_trained / "predictions").glob("*.json*")} == own
+
+
+@pytest.mark.slow
+def test_the_run_folder_of_lmms_is_as_described(lmms_trained):
+    tables = ("## The run folder", "### Files of `lmms`")
+    documented = {name for heading in tables for row in table_rows(FORMATS, heading) for name in codes(row[0])}
+    top = {name.rstrip("/").partition("/")[0] for name in documented}
+    present = {re.sub(r"^checkpoint-\d+$", "checkpoint-N", path.name) for path in lmms_trained.iterdir()}
+    assert present <= top
+    assert top - present <= {"bad_records.jsonl", "evaluations", "process.json"}
+    section = FORMATS.read_text(encoding="utf-8").partition("### Files of `lmms`")[2]
+    listed = codes(section.partition("Keys of a line of its `answers.jsonl`:")[2])
+    assert set(json.loads((lmms_trained / "answers.jsonl").read_text().splitlines()[0])) == set(listed[:6])
+
+
+@pytest.mark.slow
+def test_the_lines_of_a_run_of_lmms_are_as_described(lmms_trained):
+    text = FORMATS.read_text(encoding="utf-8").partition("### metrics.jsonl")[2].partition("### answers")[0]
+    known = {*codes(text), *(f"loss/{name}" for name in codes(text))}
+    for line in (lmms_trained / "metrics.jsonl").read_text().splitlines():
+        own = {key for key in json.loads(line) if not key.startswith(("lr/", "eval/"))}
+        assert own <= known
 
 
 @pytest.mark.slow

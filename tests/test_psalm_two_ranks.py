@@ -22,6 +22,7 @@ from region_training.engine import TrainingJob
 from region_training.engine import train as run_training
 from region_training.testing import run_ranks
 from safetensors.torch import load_file
+from torch.utils.data import SequentialSampler, Subset
 
 pytestmark = pytest.mark.slow
 
@@ -35,40 +36,6 @@ STEPS = (
     (("semantic", "panoptic-"), ("cross_image", "region")),
 )
 CONDITIONS = ("loss_class_name_class", "loss_SEG_class", "loss_region_class")
-ZERO3 = {
-    "train_micro_batch_size_per_gpu": "auto",
-    "train_batch_size": "auto",
-    "gradient_accumulation_steps": "auto",
-    "zero_optimization": {
-        "stage": 3,
-        "stage3_param_persistence_threshold": 0,
-        "stage3_gather_16bit_weights_on_model_save": True,
-    },
-}
-
-
-class _Samples(torch.utils.data.Dataset):
-    def __init__(self, samples):
-        self._samples = samples
-
-    def __len__(self):
-        return len(self._samples)
-
-    def __getitem__(self, index):
-        return self._samples[index]
-
-
-class _InOrder(torch.utils.data.Sampler):
-    """Samples in the order of the list: step by step, rank by rank."""
-
-    def __init__(self, length):
-        self._length = length
-
-    def __len__(self):
-        return self._length
-
-    def __iter__(self):
-        return iter(range(self._length))
 
 
 def _samples(dataset):
@@ -99,13 +66,6 @@ def _quiet(model):
     language = {**(model.language or {}), "resid_pdrop": 0.0}
     criterion = dataclasses.replace(model.criterion, importance_ratio=0.0)
     return dataclasses.replace(model, swin=swin, language=language, criterion=criterion)
-
-
-@pytest.fixture(scope="module")
-def zero3(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("zero3") / "zero3.json"
-    path.write_text(json.dumps(ZERO3))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +103,10 @@ def runs(psalm_small, zero3, tmp_path_factory) -> dict[str, Path]:
         for stage in stages:
             job = TrainingJob(
                 build_model=build,
-                train_dataset=_Samples(samples),
+                train_dataset=Subset(samples, range(len(samples))),
                 collate=SegmentationCollator(processor, model),
                 parts=parts,
-                sampler=_InOrder(len(samples)),
+                sampler=SequentialSampler(samples),
             )
             chosen = dataclasses.replace(
                 training,

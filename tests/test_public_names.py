@@ -10,7 +10,7 @@ import pytest
 
 PACKAGES = (
     *("region_core", "region_heads", "region_training", "deformable_projector", "roi_region_loss"),
-    *("spatialrgpt", "psalm", "sprc"),
+    *("video_autoregressive", "spatialrgpt", "psalm", "sprc", "lmms"),
 )
 
 

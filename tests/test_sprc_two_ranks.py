@@ -21,6 +21,7 @@ from sprc.collate import TripletCollator
 from sprc.config import Settings
 from sprc.region_schedule import RegionSchedule
 from sprc.train import open_splits, training_captions, training_of
+from torch.utils.data import SequentialSampler, Subset
 
 pytestmark = pytest.mark.slow
 
@@ -33,40 +34,6 @@ STEPS = (
     ((0, 0), (0, 0)),
     ((2, 1), (1, 1)),
 )
-ZERO3 = {
-    "train_micro_batch_size_per_gpu": "auto",
-    "train_batch_size": "auto",
-    "gradient_accumulation_steps": "auto",
-    "zero_optimization": {
-        "stage": 3,
-        "stage3_param_persistence_threshold": 0,
-        "stage3_gather_16bit_weights_on_model_save": True,
-    },
-}
-
-
-class _Samples(torch.utils.data.Dataset):
-    def __init__(self, samples):
-        self._samples = samples
-
-    def __len__(self):
-        return len(self._samples)
-
-    def __getitem__(self, index):
-        return self._samples[index]
-
-
-class _InOrder(torch.utils.data.Sampler):
-    """Samples in the order of the list: step by step, rank by rank."""
-
-    def __init__(self, length):
-        self._length = length
-
-    def __len__(self):
-        return self._length
-
-    def __iter__(self):
-        return iter(range(self._length))
 
 
 def _samples(dataset):
@@ -87,13 +54,6 @@ def _samples(dataset):
                 )
                 samples.append(sample)
     return samples
-
-
-@pytest.fixture(scope="module")
-def zero3(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("zero3") / "zero3.json"
-    path.write_text(json.dumps(ZERO3))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +82,10 @@ def runs(sprc_small, zero3, tmp_path_factory) -> dict[str, Path]:
         for stage in stages:
             job = TrainingJob(
                 build_model=lambda: build_model(model, tokenizer),
-                train_dataset=_Samples(samples),
+                train_dataset=Subset(samples, range(len(samples))),
                 collate=TripletCollator(tokenizer, max_length=model.max_caption_tokens),
                 parts=PARTS,
-                sampler=_InOrder(len(samples)),
+                sampler=SequentialSampler(samples),
                 callbacks=[RegionSchedule(late, model.loss_region)],
             )
             chosen = dataclasses.replace(

@@ -21,6 +21,7 @@ from spatialrgpt.building import PARTS, build_model, build_processor
 from spatialrgpt.cli import APPLICATION
 from spatialrgpt.collate import RegionDataCollator
 from spatialrgpt.data import RegionDataset, make_sample, read_texts
+from torch.utils.data import SequentialSampler, Subset
 
 NONE = torch.zeros(0, dtype=torch.long)
 STEPS = (
@@ -31,30 +32,6 @@ STEPS = (
     ("no depth", "no regions"),
     ("text only", "text only"),
 )
-
-
-class _Samples(torch.utils.data.Dataset):
-    def __init__(self, samples):
-        self._samples = samples
-
-    def __len__(self):
-        return len(self._samples)
-
-    def __getitem__(self, index):
-        return self._samples[index]
-
-
-class _InOrder(torch.utils.data.Sampler):
-    """Samples in the order of the list: step by step, rank by rank."""
-
-    def __init__(self, length):
-        self._length = length
-
-    def __len__(self):
-        return self._length
-
-    def __iter__(self):
-        return iter(range(self._length))
 
 
 def _samples(small, processor):
@@ -85,7 +62,7 @@ def _samples(small, processor):
 
 
 @pytest.fixture(scope="module")
-def runs(small, tmp_path_factory) -> dict[str, Path]:
+def runs(small, zero3, tmp_path_factory) -> dict[str, Path]:
     """The same steps in one process (stage 2), and on two ranks in stages 2 and 3."""
     folder = tmp_path_factory.mktemp("two-ranks")
     settings = resolve_settings(APPLICATION, "train", small.train(folder)[1:])
@@ -97,17 +74,6 @@ def runs(small, tmp_path_factory) -> dict[str, Path]:
     )
     processor = build_processor(model, read_texts(small.root / "train.json"))
     samples = _samples(small, processor)
-    zero3 = {
-        "train_micro_batch_size_per_gpu": "auto",
-        "train_batch_size": "auto",
-        "gradient_accumulation_steps": "auto",
-        "zero_optimization": {
-            "stage": 3,
-            "stage3_param_persistence_threshold": 0,
-            "stage3_gather_16bit_weights_on_model_save": True,
-        },
-    }
-    (folder / "zero3.json").write_text(json.dumps(zero3))
     # A large epsilon makes AdamW's update nearly proportional to the gradient, so equal weights mean equal gradients.
     training = dataclasses.replace(
         settings.training,
@@ -123,16 +89,16 @@ def runs(small, tmp_path_factory) -> dict[str, Path]:
         for stage in stages:
             job = TrainingJob(
                 build_model=lambda: build_model(model, processor.tokenizer),
-                train_dataset=_Samples(samples),
+                train_dataset=Subset(samples, range(len(samples))),
                 collate=RegionDataCollator(processor.tokenizer.pad_token_id, heads=model.region_heads_cfg),
                 parts=PARTS,
-                sampler=_InOrder(len(samples)),
+                sampler=SequentialSampler(samples),
             )
             chosen = dataclasses.replace(
                 training,
                 micro_batch_size=4 // world_size,
                 zero_stage=stage,
-                deepspeed_config=str(folder / "zero3.json") if stage == 3 else None,
+                deepspeed_config=str(zero3) if stage == 3 else None,
             )
             run_training(job, chosen, folder / f"{world_size}-{stage}")
 
