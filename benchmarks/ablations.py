@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-STEP, PARAMETERS = "step s", "trained parameters"
-"""Columns that tell what a variant costs: the median time of a step, and how many numbers are trained."""
+STEP, MEMORY, PARAMETERS = "step s", "peak GiB", "trained parameters"
+"""Columns that tell what a variant costs: a step's median time, most memory, and how many numbers are trained."""
 
 Scores = dict[str, dict[str, float]]
 """Who answered -> measure -> number, as a run's `results.json` has them."""
@@ -30,7 +30,7 @@ class Ablation:
         application: Module of the application.
         variants: Name -> words behind `train`; the first one is the preset itself.
         measures: Key in the scores -> title of its column.
-        own: Who answers in the table of variants. Beside its measures it has `STEP` and `PARAMETERS`.
+        own: Who answers in the table of variants. Beside its measures it has `STEP`, `MEMORY` and `PARAMETERS`.
     """
 
     application: str
@@ -84,6 +84,7 @@ def read_scores(folder: Path, own: str) -> Scores | None:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     parts = json.loads((folder / "parts.json").read_text())
     scores[own][STEP] = statistics.median(line["time/step_s"] for line in lines if "time/step_s" in line)
+    scores[own][MEMORY] = max(line["memory/peak_gib"] for line in lines if "memory/peak_gib" in line)
     scores[own][PARAMETERS] = sum(part["num_trained"] for part in parts)
     return scores
 
