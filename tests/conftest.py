@@ -125,6 +125,13 @@ def _commands(main: Callable[[Sequence[str]], int]) -> Callable[[Sequence[Sequen
     return call
 
 
+def _train(small: Small, commands: Callable, folder: Path) -> Path:
+    """Train on a small world; the folder of the finished run."""
+    ((code, output),) = commands([small.train(folder / "run")], folder / "ranks")
+    assert code == 0, output
+    return folder / "run"
+
+
 @pytest.fixture(scope="session")
 def sprc_small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """A small world of triplets with region pairs, in CIRR's layout."""
@@ -150,10 +157,7 @@ def sprc_commands() -> Callable[[Sequence[Sequence[str]], Path], list[tuple[int,
 @pytest.fixture(scope="session")
 def sprc_trained(sprc_small, sprc_commands, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of `sprc train`: two steps without the region loss, two with it."""
-    folder = tmp_path_factory.mktemp("sprc-trained")
-    ((code, output),) = sprc_commands([sprc_small.train(folder / "run")], folder / "ranks")
-    assert code == 0, output
-    return folder / "run"
+    return _train(sprc_small, sprc_commands, tmp_path_factory.mktemp("sprc-trained"))
 
 
 @pytest.fixture(scope="session")
@@ -181,10 +185,7 @@ def psalm_commands() -> Callable[[Sequence[Sequence[str]], Path], list[tuple[int
 @pytest.fixture(scope="session")
 def psalm_trained(psalm_small, psalm_commands, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of `psalm train`: four steps of all six modes."""
-    folder = tmp_path_factory.mktemp("psalm-trained")
-    ((code, output),) = psalm_commands([psalm_small.train(folder / "run")], folder / "ranks")
-    assert code == 0, output
-    return folder / "run"
+    return _train(psalm_small, psalm_commands, tmp_path_factory.mktemp("psalm-trained"))
 
 
 @pytest.fixture(scope="session")
@@ -211,10 +212,7 @@ def lmms_commands() -> Callable[[Sequence[Sequence[str]], Path], list[tuple[int,
 @pytest.fixture(scope="session")
 def lmms_trained(lmms_small, lmms_commands, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of `lmms train`: four steps, more than an epoch, with a snapshot for a teacher."""
-    folder = tmp_path_factory.mktemp("lmms-trained")
-    ((code, output),) = lmms_commands([lmms_small.train(folder / "run")], folder / "ranks")
-    assert code == 0, output
-    return folder / "run"
+    return _train(lmms_small, lmms_commands, tmp_path_factory.mktemp("lmms-trained"))
 
 
 @pytest.fixture(scope="session")
