@@ -1,10 +1,14 @@
 """`lmms evaluate`: the run's own records, or others beside them."""
 
+import json
+
 import pytest
+from lmms.building import build_model
 from lmms.config import DataSettings, EvaluateSettings, EvaluationSettings, Settings, SyntheticSettings
-from lmms.evaluate_run import asked_data, evaluate_run, open_evaluation
+from lmms.evaluate_run import asked_data, evaluate_run, first_teacher
 from lmms.synthetic import write_world
 from region_training.run_folder import RunFolder
+from transformers import set_seed
 
 WORDS = {"max_records": 4, "batch_size": 4, "device": "cpu"}
 
@@ -16,7 +20,7 @@ def run(toy, tmp_path):
     write_world(root, SyntheticSettings(train_clips=5, eval_clips=5, image_size=32))
     run = RunFolder(tmp_path / "run")
     data = DataSettings(root=str(root), max_frames=4, backend="pyav")
-    evaluation = EvaluationSettings(max_new_tokens=2, num_pictures=1)
+    evaluation = EvaluationSettings(max_records=4, max_new_tokens=2, num_pictures=1)
     run.begin(Settings(run_dir=str(run.path), model=toy.settings(), data=data, evaluation=evaluation))
     toy.model().save_pretrained(run.model_path)
     toy.processor.save_pretrained(run.model_path)
@@ -34,8 +38,14 @@ def test_the_run_s_own_records_give_its_results(run):
 def test_other_records_go_beside_and_the_run_s_results_stay(run):
     evaluate_run(EvaluateSettings(str(run.path), files=["train.json"], controls=False, **WORDS))
     assert not run.is_finished
-    beside = RunFolder.open(run.path / "evaluations/train.json")
+    beside = RunFolder.open(run.path / "evaluations/train.json-4-records")
     assert set(beside.read_results()["scores"]) == {"model", "question only"}
+
+
+def test_a_part_of_the_run_s_records_goes_beside(run):
+    evaluate_run(EvaluateSettings(str(run.path), max_records=2, controls=False, device="cpu"))
+    assert not run.is_finished
+    assert RunFolder.open(run.path / "evaluations/val.json-2-records").is_finished
 
 
 def test_the_command_s_records_and_root_go_before_the_run_s():
@@ -48,13 +58,18 @@ def test_the_command_s_records_and_root_go_before_the_run_s():
     assert asked_data(known, EvaluateSettings("run", root="elsewhere")).manifest is None
 
 
-def test_an_evaluation_beside_is_named_by_its_files_and_begins_again(tmp_path):
-    settings = Settings(data=DataSettings(eval_files=["sets/a*.json", "b.jsonl"]))
-    for _ in range(2):
-        folder = open_evaluation(RunFolder(tmp_path), settings)
-        assert folder.path == tmp_path / "evaluations/sets_aall.json-b.jsonl"
-        assert not folder.is_finished
-        folder.finish({"scores": {}})
+def test_a_teacher_that_was_a_copy_is_made_again_or_missed_aloud(run, toy, caplog):
+    trained = run.load_settings(Settings)
+    toy.processor.save_pretrained(run.path / "processor")
+    assert first_teacher(run, trained) is None
+    set_seed(trained.training.seed)
+    made = build_model(trained.model, toy.processor).config.teacher
+    assert made["kind"] == "snapshot"
+    for recorded, expected in ((made, made["fingerprint"]), ({**made, "fingerprint": "another"}, None)):
+        (run.path / "teacher.json").write_text(json.dumps(recorded))
+        teacher = first_teacher(run, trained)
+        assert (None if teacher is None else teacher.fingerprint()) == expected
+    assert "its teacher cannot be made again: the teacher of this run has the fingerprint another" in caplog.text
 
 
 def test_a_run_without_a_model_says_so(run):

@@ -131,14 +131,17 @@ def test_the_command_writes_scores_answers_pictures_and_report(run, evaluation, 
     assert len((run.path / "answers.jsonl").read_text().splitlines()) == 8
 
 
-def test_the_command_takes_another_split_and_the_model_card_names_it(run, world, capsys):
+def test_another_split_is_written_beside_the_runs_own(run, world):
     words = ["--split", "train", "--max_records", "6", "--generate_records", "0", "--device", "cpu"]
     assert main(["evaluate", str(run.path), *words]) == 0
+    assert not run.is_finished
+    beside = RunFolder.open(run.path / "evaluations" / "train-6-records")
     train = json.loads((world / "train.json").read_text())
-    answers = [json.loads(line) for line in (run.path / "answers.jsonl").read_text().splitlines()]
+    answers = [json.loads(line) for line in (beside.path / "answers.jsonl").read_text().splitlines()]
     assert max(answer["index"] for answer in answers) == 5 * len(train) // 6
-    assert "evaluated on `train`" in " ".join((run.model_path / "README.md").read_text().split())
-    assert "text" not in run.read_results()["scores"]
+    assert beside.report_path.is_file()
+    assert "text" not in beside.read_results()["scores"]
+    assert not (run.model_path / "README.md").exists()
 
 
 @pytest.mark.parametrize(

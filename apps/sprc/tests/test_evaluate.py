@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from region_training.ranks import Ranks
+from region_training.run_folder import RunFolder
 from sprc.cli import main
 from sprc.encoding import compose_queries, encode_gallery
 from sprc.evaluate import CHANCE, MODEL, SHUFFLED, Evaluation, RetrievedRecord, evaluate, others
@@ -239,12 +240,14 @@ def test_the_command_writes_scores_records_sheet_and_report(run, cirr_evaluation
     assert (run.path / "retrieved.html").is_file()
 
 
-def test_the_command_takes_another_split_and_the_model_card_names_it(run, capsys):
+def test_another_split_is_written_beside_the_runs_own(run, capsys):
     assert main(["evaluate", str(run.path), "--split", "train", "--ablations", "false", "--device", "cpu"]) == 0
     assert "24 held-out queries" in capsys.readouterr().out
-    assert "evaluated on `train`" in " ".join((run.model_path / "README.md").read_text().split())
-    assert set(run.read_results()["scores"]) == {MODEL, CHANCE}
-    first = json.loads((run.path / "retrieved.jsonl").read_text().splitlines()[0])
+    assert not run.is_finished
+    assert not (run.model_path / "README.md").exists()
+    beside = RunFolder.open(run.path / "evaluations" / "train")
+    assert set(beside.read_results()["scores"]) == {MODEL, CHANCE}
+    first = json.loads((beside.path / "retrieved.jsonl").read_text().splitlines()[0])
     assert set(first) == {field for field in RetrievedRecord.__dataclass_fields__}
 
 

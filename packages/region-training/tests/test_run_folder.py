@@ -45,6 +45,19 @@ def test_the_same_command_goes_on_or_says_that_it_is_finished(tmp_path):
     assert run.read_results() == {"accuracy": 0.5}
 
 
+def test_an_evaluation_lies_beside_the_runs_results_and_begins_again(tmp_path):
+    run = RunFolder(tmp_path / "x")
+    run.begin(Settings())
+    run.finish({"accuracy": 0.5})
+    for accuracy in (0.1, 0.2):
+        beside = run.begin_evaluation(Settings(sizes={"a": accuracy}), "sets/a*.json", "20-records")
+        assert beside.path == run.path / "evaluations" / "sets_aall.json-20-records"
+        assert not beside.is_finished
+        assert beside.read_config()["sizes"] == {"a": accuracy}
+        beside.finish({"accuracy": accuracy})
+    assert run.read_results() == {"accuracy": 0.5}
+
+
 def test_another_configuration_is_refused_with_the_differences(tmp_path):
     run = RunFolder(tmp_path / "x")
     run.begin(Settings(sizes={"a": 1.0}))

@@ -84,7 +84,7 @@ def check_data(settings: CheckDataSettings) -> int:
         findings.pictures = dict(zip(pictures, shown, strict=True))
     bad = findings.bad_records()
     console = Console()
-    console.print(_summary(findings, len(bad)).to_rich())
+    _summary(findings, len(bad)).show()
     for sentence in bad[:MAX_SHOWN]:
         console.print(f"bad: {sentence}", markup=False, style="red")
     if len(bad) > MAX_SHOWN:

@@ -1,20 +1,26 @@
 """`lmms evaluate RUN`: answer held-out questions with a run's model, and write its scores, pictures and report again.
 
-Other records than the run's own are another question: their answers go to `RUN/evaluations/NAME/`, and the run's own
-results stay.
+Other records than the run's own, or a part of them, are another question: their answers go to `RUN/evaluations/NAME/`,
+and the run's own results stay.
 """
 
+import json
+import logging
 from dataclasses import replace
 
 from region_training.run_folder import RunFolder
+from transformers import set_seed
+from video_autoregressive.teacher import Teacher
 
+from lmms.building import build_model, check_teacher
 from lmms.config import DataSettings, EvaluateSettings, Settings
 from lmms.data import VideoDataset
 from lmms.evaluate import evaluate
-from lmms.loading import load_model
+from lmms.loading import load_model, open_processor
 from lmms.report import finish_run
+from lmms.train import TEACHER_FILE
 
-EVALUATIONS = "evaluations"
+logger = logging.getLogger(__name__)
 
 
 def evaluate_run(settings: EvaluateSettings) -> None:
@@ -36,11 +42,11 @@ def evaluate_run(settings: EvaluateSettings) -> None:
             controls=settings.controls,
         ),
     )
-    model, family = load_model(run.path, settings.device)
+    model, family = load_model(run.path, settings.device, teacher=first_teacher(run, trained))
     module = trained.model.autoregressive_config
     held_out = VideoDataset.open(data, data.eval_files, family, autoregressive=module)
     train_data = VideoDataset.open(trained.data, trained.data.train_files, family, autoregressive=module)
-    folder = run if data == trained.data else open_evaluation(run, asked)
+    folder = run if is_own(trained, asked) else open_evaluation(run, asked)
     found = evaluate(
         model,
         held_out,
@@ -48,6 +54,34 @@ def evaluate_run(settings: EvaluateSettings) -> None:
         train_records=train_data.readable_records(),
     )
     finish_run(folder, asked, found, held_out, model)
+
+
+def first_teacher(run: RunFolder, trained: Settings) -> Teacher | None:
+    """The teacher that a run began with, made again as training made it: it lies in no checkpoint.
+
+    Args:
+        run: The run.
+        trained: Its settings.
+
+    Returns:
+        The teacher; None where the model's own tower is it, or where what it was made of is gone or has changed, which
+        a warning says. The reconstruction is not scored then.
+    """
+    path = run.path / TEACHER_FILE
+    recorded = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if recorded is None or recorded["kind"] == "shared":
+        return None
+    set_seed(trained.training.seed)  # a new model's first weights come from it
+    try:
+        model = build_model(
+            trained.model, open_processor(run.path / "processor"), frozen_parts=trained.training.frozen_parts
+        )
+        check_teacher(model.config, recorded)
+    except (OSError, ValueError) as error:
+        logger.warning("the reconstruction is not scored, since its teacher cannot be made again: %s", error)
+        return None
+    assert model.autoregressive_module is not None
+    return model.autoregressive_module.teacher
 
 
 def asked_data(trained: DataSettings, settings: EvaluateSettings) -> DataSettings:
@@ -61,12 +95,13 @@ def asked_data(trained: DataSettings, settings: EvaluateSettings) -> DataSetting
     )
 
 
-def open_evaluation(run: RunFolder, settings: Settings) -> RunFolder:
-    """The folder of an evaluation beside the run's own, named by its record files; an earlier one is replaced."""
-    names = "-".join(name.replace("/", "_").replace("*", "all") for name in settings.data.eval_files)
-    folder = RunFolder(run.path / EVALUATIONS / names)
-    # Without its results a folder may begin again, with whatever settings.
-    folder.results_path.unlink(missing_ok=True)
-    own = replace(settings, run_dir=str(folder.path))
-    folder.begin(own, may_differ=tuple(vars(own)))
-    return folder
+def is_own(trained: Settings, asked: Settings) -> bool:
+    """Whether all of the records that the run is evaluated on, or more, are evaluated."""
+    most, own = asked.evaluation.max_records, trained.evaluation.max_records
+    return asked.data == trained.data and most in (0, own)
+
+
+def open_evaluation(run: RunFolder, asked: Settings) -> RunFolder:
+    """The folder of an evaluation beside the run's own, named by its record files and how many records."""
+    count = asked.evaluation.max_records
+    return run.begin_evaluation(asked, *asked.data.eval_files, *([f"{count}-records"] if count else []))

@@ -22,6 +22,8 @@ _PANELS = (
     ("autoregressive_loss_raw", "ar_copy_loss"),
     ("ar_skill",),
 )
+LOWEST_SKILL = -1.0
+"""Where the axis of the skill begins at the lowest."""
 
 
 def draw_losses(metrics: Sequence[Mapping[str, object]]) -> Figure | None:
@@ -37,6 +39,8 @@ def draw_losses(metrics: Sequence[Mapping[str, object]]) -> Figure | None:
             axes.plot(steps, running_mean(values, max(1, len(values) // 20)), color=colour, label=name, linewidth=1.4)
         if "ar_skill" in names:
             axes.axhline(0, color="0.6", linewidth=0.8, linestyle="--")
+            # The first steps are worse than copying by far, and would flatten all that follows.
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], LOWEST_SKILL))
         _style(axes, " and ".join(names), "step")
         if len(names) > 1:
             axes.legend(fontsize=7, frameon=False)

@@ -53,7 +53,7 @@ def preflight(settings: Settings) -> int:
     outcome.write(path)
     console = Console(soft_wrap=True)
     if outcome.estimates:
-        console.print(outcome.table().to_rich())
+        outcome.table().show()
     for line in (*outcome.lines(), f"written: {path}"):
         console.print(line, markup=False, highlight=False)
     return VERDICTS.index(outcome.verdict)

@@ -59,7 +59,7 @@ def finish_run(
     run.finish({"scores": evaluation.scores})
     write_page(run)
     console = Console(soft_wrap=True)
-    console.print(table.to_rich())
+    table.show()
     console.print(f"report: {run.report_path}", markup=False, highlight=False)
     if run.model_path.is_dir():
         console.print(f"model:  {run.model_path}", markup=False, highlight=False)

@@ -10,7 +10,6 @@ The loss terms are the model's; nothing is added here, so their gradients do not
 What is logged as `autoregressive_loss` is the weighted term: `main_loss` and it add up to `total_loss`.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from region_core.losses import LossTerms
 from region_training.engine import Preparation, TrainingJob, TrainingResult, prepare, run
 from region_training.loss_log import LossLog
 from region_training.ranks import Ranks
-from region_training.settings import ConfigError, TrainingSettings
+from region_training.settings import ConfigError
 from region_training.trainer import RegionTrainer, TrainerParts
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -35,13 +34,13 @@ from video_autoregressive.targets import COPY_TERM, term_names
 from lmms.building import parts_of
 from lmms.collate import VideoCollator
 from lmms.data import VideoDataset
+from lmms.hf_arguments import settings_of
 from lmms.model import VideoLMM
 
 logger = logging.getLogger(__name__)
 
 USUAL_RATIO = (0.01, 0.25)
 """Share of the reconstruction loss in the main one below and above which it does nothing, or everything."""
-_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
 
 
 class VideoLossLog(LossLog):
@@ -229,56 +228,6 @@ class AutoregressiveTrainer(RegionTrainer):
         self.loss_log.note_batch(frames.num_frames if isinstance(frames, FrameBatch) else 0, list(decode_ms))  # ty: ignore[invalid-argument-type]
         self.loss_log.weight = given["autoregressive_weight"] = self.autoregressive_weight()
         return super().compute_loss(model, given, return_outputs, num_items_in_batch)
-
-
-def settings_of(args: TrainingArguments, frozen_parts: Sequence[str]) -> TrainingSettings:
-    """The engine's settings from the library's arguments.
-
-    Raises:
-        ConfigError: An argument asks for what the engine does not have.
-    """
-    scheduler = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
-    if scheduler not in _SCHEDULES:
-        raise ConfigError(f"lr_scheduler_type: got {scheduler!r}, expected one of {', '.join(_SCHEDULES)}")
-    if args.fp16:
-        raise ConfigError("fp16: not supported, since its gradients overflow; use bf16")
-    if args.deepspeed is not None and not isinstance(args.deepspeed, str):
-        raise ConfigError(f"deepspeed: got a {type(args.deepspeed).__name__}, expected the path of a JSON file")
-    stage: Any = 0
-    if args.deepspeed is not None:
-        stage = json.loads(Path(args.deepspeed).read_text()).get("zero_optimization", {}).get("stage", 0)
-    resume = args.resume_from_checkpoint
-    return TrainingSettings(
-        seed=args.seed,
-        num_epochs=float(args.num_train_epochs),
-        max_steps=args.max_steps,
-        micro_batch_size=args.per_device_train_batch_size,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        learning_rate=float(args.learning_rate),
-        frozen_parts=list(frozen_parts),
-        weight_decay=float(args.weight_decay),
-        adam_beta1=float(args.adam_beta1),
-        adam_beta2=float(args.adam_beta2),
-        adam_epsilon=float(args.adam_epsilon),
-        warmup=float(args.warmup_steps),
-        scheduler=_SCHEDULES[scheduler],  # ty: ignore[invalid-argument-type]
-        max_grad_norm=float(args.max_grad_norm),
-        precision="bf16" if args.bf16 else "fp32",
-        device="cpu" if args.use_cpu else "auto",
-        zero_stage=stage,
-        deepspeed_config=args.deepspeed,
-        gradient_checkpointing=bool(args.gradient_checkpointing),
-        log_every=max(1, int(args.logging_steps)),
-        save_every=int(args.save_steps) if args.save_strategy == "steps" else 0,
-        keep_checkpoints=args.save_total_limit or 2,
-        num_workers=args.dataloader_num_workers,
-        report_to=[name for name in _as_list(args.report_to) if name != "none"],
-        resume=resume if isinstance(resume, str) else "auto",
-    )
-
-
-def _as_list(names: str | list[str] | None) -> list[str]:
-    return [names] if isinstance(names, str) else list(names or [])
 
 
 def _frozen_parts(model: VideoLMM, enable_autoregressive: bool) -> list[str]:

@@ -50,7 +50,7 @@ def check_data(settings: CheckDataSettings) -> int:
     found, faults = _read_all(dataset, settings.split)
     console = Console()
     rows = tuple(_row(source, own) for source, own in zip(dataset.sources, found, strict=True))
-    console.print(Table(settings.split, COLUMNS, rows).to_rich())
+    Table(settings.split, COLUMNS, rows).show()
     for fault in faults[:MAX_SHOWN]:
         console.print(f"bad: {fault['reason']}", markup=False, style="red")
     if len(faults) > MAX_SHOWN:

@@ -1,7 +1,7 @@
 """`psalm evaluate RUN`: answer a split with a run's model, and write its scores, predictions and report again.
 
-Another split, or other modes than the run's own, are another question: their answers go to `RUN/evaluations/NAME/`, and
-the run's own results stay.
+Another split, other modes than the run's own or a part of the samples are another question: their answers go to
+`RUN/evaluations/NAME/`, and the run's own results stay.
 """
 
 import logging
@@ -9,14 +9,12 @@ from dataclasses import replace
 
 from region_training.run_folder import RunFolder
 
-from psalm.config import DataSettings, EvaluateSettings, EvaluationSettings, Settings
+from psalm.config import DataSettings, EvaluateSettings, Settings
 from psalm.data import describe_shared, open_dataset
 from psalm.evaluate import evaluate
 from psalm.loading import load_model
 from psalm.report import finish_run
 from psalm.untrained import UNTRAINED_SCORES
-
-EVALUATIONS = "evaluations"
 
 logger = logging.getLogger(__name__)
 
@@ -30,23 +28,27 @@ def evaluate_run(settings: EvaluateSettings) -> None:
     if (note := describe_shared(data)) is not None:
         logger.warning("%s", note)
     model, processor = load_model(run.path, settings.device)
-    options = replace(
-        trained.evaluation,
-        batch_size=settings.batch_size,
-        max_samples=settings.max_samples,
-        baselines=settings.baselines,
+    asked = replace(
+        trained,
+        data=data,
+        evaluation=replace(
+            trained.evaluation,
+            batch_size=settings.batch_size,
+            max_samples=settings.max_samples,
+            baselines=settings.baselines,
+        ),
     )
-    folder = run if data == trained.data else open_evaluation(run, trained, data, options)
+    folder = run if is_own(trained, asked) else open_evaluation(run, trained, asked)
     found = evaluate(
         model,
         processor,
         held_out,
-        options,
+        asked.evaluation,
         num_workers=trained.training.num_workers,
         main_mode=data.seg_task,
         untrained_cache=folder.path / UNTRAINED_SCORES,
     )
-    finish_run(folder, replace(trained, data=data), found, held_out, has_model=folder is run)
+    finish_run(folder, asked, found, held_out, has_model=folder is run)
 
 
 def asked_data(trained: DataSettings, settings: EvaluateSettings) -> DataSettings:
@@ -57,12 +59,13 @@ def asked_data(trained: DataSettings, settings: EvaluateSettings) -> DataSetting
     return replace(data, modes=settings.modes, seg_task=None, cross_image_seg_task=True)
 
 
-def open_evaluation(run: RunFolder, trained: Settings, data: DataSettings, options: EvaluationSettings) -> RunFolder:
-    """The folder of an evaluation beside the run's own, named by its split and modes; an earlier one is replaced."""
-    modes = () if data.wanted_modes == trained.data.wanted_modes else data.wanted_modes
-    folder = RunFolder(run.path / EVALUATIONS / "-".join((data.eval_split.replace("/", "_"), *modes)))
-    # Without its results a folder may begin again, with whatever settings.
-    folder.results_path.unlink(missing_ok=True)
-    settings = replace(trained, run_dir=str(folder.path), data=data, evaluation=options)
-    folder.begin(settings, may_differ=tuple(vars(settings)))
-    return folder
+def is_own(trained: Settings, asked: Settings) -> bool:
+    """Whether all of the samples that the run is evaluated on, or more, are evaluated."""
+    return asked.data == trained.data and asked.evaluation.max_samples in (0, trained.evaluation.max_samples)
+
+
+def open_evaluation(run: RunFolder, trained: Settings, asked: Settings) -> RunFolder:
+    """The folder of an evaluation beside the run's own, named by its split, its modes and how many samples."""
+    modes = () if asked.data.wanted_modes == trained.data.wanted_modes else asked.data.wanted_modes
+    count = asked.evaluation.max_samples
+    return run.begin_evaluation(asked, asked.data.eval_split, *modes, *([f"{count}-samples"] if count else []))

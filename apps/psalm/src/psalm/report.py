@@ -53,7 +53,7 @@ def finish_run(
     )
     write_page(run)
     console = Console()
-    console.print(evaluation.table().to_rich())
+    evaluation.table().show()
     paths = {"report": run.report_path, "predictions": run.path / PREDICTIONS}
     if has_model:
         paths["model"] = run.model_path

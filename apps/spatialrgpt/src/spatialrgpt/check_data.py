@@ -47,7 +47,7 @@ def check_data(settings: CheckDataSettings) -> int:
         regions[len(sample.region_masks)] += 1
         with_depth += bool(len(sample.depths))
     console = Console()
-    console.print(_summary(len(dataset), len(faults), with_depth, tasks, routes, regions).to_rich())
+    _summary(len(dataset), len(faults), with_depth, tasks, routes, regions).show()
     for fault in faults[:MAX_SHOWN]:
         console.print(f"bad: {fault['reason']}", markup=False, style="red")
     if len(faults) > MAX_SHOWN:

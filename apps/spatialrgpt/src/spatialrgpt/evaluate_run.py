@@ -1,12 +1,17 @@
-"""`spatialrgpt evaluate RUN`: answer a split with a run's model, and write its scores, pictures and report again."""
+"""`spatialrgpt evaluate RUN`: answer a split with a run's model, and write its scores, pictures and report again.
 
+Other data than the run's own, or a part of them, are another question: their answers go to `RUN/evaluations/NAME/`, and
+the run's own results stay.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 
 from region_training.ranks import choose_device
 from region_training.run_folder import RunFolder
 from transformers import AutoProcessor
 
-from spatialrgpt.config import EvaluateSettings, EvaluationSettings, Settings
+from spatialrgpt.config import EvaluateSettings, Settings
 from spatialrgpt.data import RegionDataset
 from spatialrgpt.evaluate import evaluate
 from spatialrgpt.model import SpatialRGPTForConditionalGeneration
@@ -21,14 +26,34 @@ def evaluate_run(settings: EvaluateSettings) -> None:
     folder = model_folder(settings.run)
     processor = AutoProcessor.from_pretrained(folder)
     model = SpatialRGPTForConditionalGeneration.from_pretrained(folder)
-    root = Path(settings.root or trained.data.root)
-    held_out = RegionDataset(root, settings.split or trained.data.eval_split, processor, with_answers=False)
+    asked = asked_settings(trained, settings)
+    held_out = RegionDataset(Path(asked.data.root), asked.data.eval_split, processor, with_answers=False)
     train_data = RegionDataset(Path(trained.data.root), trained.data.train_split, processor)
-    options = EvaluationSettings(
+    model = model.to(choose_device(settings.device)).eval()
+    place = run if is_own(trained, asked) else open_evaluation(run, asked)
+    finish_run(place, asked, evaluate(model, held_out, asked.evaluation, train_dataset=train_data), held_out)
+
+
+def asked_settings(trained: Settings, settings: EvaluateSettings) -> Settings:
+    """The run's settings with what the command names in their place."""
+    data = replace(
+        trained.data, root=settings.root or trained.data.root, eval_split=settings.split or trained.data.eval_split
+    )
+    evaluation = replace(
+        trained.evaluation,
         batch_size=settings.batch_size,
         max_records=settings.max_records,
         generate_records=settings.generate_records,
-        num_pictures=trained.evaluation.num_pictures,
     )
-    model = model.to(choose_device(settings.device)).eval()
-    finish_run(run, trained, evaluate(model, held_out, options, train_dataset=train_data), held_out)
+    return replace(trained, data=data, evaluation=evaluation)
+
+
+def is_own(trained: Settings, asked: Settings) -> bool:
+    """Whether all of the questions that the run is evaluated on, or more, are evaluated."""
+    return asked.data == trained.data and asked.evaluation.max_records in (0, trained.evaluation.max_records)
+
+
+def open_evaluation(run: RunFolder, asked: Settings) -> RunFolder:
+    """The folder of an evaluation beside the run's own, named by its split and how many questions."""
+    count = asked.evaluation.max_records
+    return run.begin_evaluation(asked, asked.data.eval_split, *([f"{count}-records"] if count else []))

@@ -28,7 +28,14 @@ processor = SpatialRGPTProcessor.from_pretrained("path/to/model")"""
 
 
 def finish_run(run: RunFolder, settings: Settings, evaluation: Evaluation, dataset: RegionDataset) -> None:
-    """Write everything that a finished run holds beside its weights, and print the scores."""
+    """Write everything that a finished run holds beside its weights, and print the scores.
+
+    Args:
+        run: The run, whose model gets its card, or the folder of one of its further evaluations.
+        settings: Its settings.
+        evaluation: What was found.
+        dataset: The questions.
+    """
     write_answers(run, evaluation)
     draw_cases(run, settings.evaluation.num_pictures, evaluation, dataset)
     results: dict[str, object] = {"scores": evaluation.scores}
@@ -36,23 +43,30 @@ def finish_run(run: RunFolder, settings: Settings, evaluation: Evaluation, datas
     if agreement is not None:
         results["text_agrees_with_heads"] = agreement
     table = evaluation.table()
-    card = ModelCard(
+    if run.model_path.is_dir():
+        write_model_card(run.model_path, _model_card(run, settings, evaluation, dataset))
+    run.finish(results)
+    write_page(run)
+    console = Console()
+    table.show()
+    paths = {"report": run.report_path, "model": run.model_path}
+    for what, path in paths.items():
+        if path.exists():
+            console.print(f"{what}: {path}", markup=False, soft_wrap=True)
+
+
+def _model_card(run: RunFolder, settings: Settings, evaluation: Evaluation, dataset: RegionDataset) -> ModelCard:
+    return ModelCard(
         title=f"SpatialRGPT ({run.path.name})",
         summary="Answers questions about regions of an image: distances in metres, sides, choices and counts.",
         load=LOADING,
         data=f"Trained on `{settings.data.train_split}` of `{settings.data.root}` and evaluated on "
         f"`{dataset.split}` of `{dataset.root}`, both in the warehouse format.",
-        scores=table,
+        scores=evaluation.table(),
         config=run.read_config(),
         command="spatialrgpt train --config config.yaml",
         tags=("regionwise", "spatial-reasoning", "region-level"),
     )
-    write_model_card(run.model_path, card)
-    run.finish(results)
-    write_page(run)
-    console = Console()
-    console.print(table.to_rich())
-    console.print(f"report: {run.report_path}\nmodel:  {run.model_path}")
 
 
 def write_page(run: RunFolder) -> Path:

@@ -53,7 +53,7 @@ def check_data(settings: CheckDataSettings, training: Settings) -> int:
         rows += found
         faults += bad
     console = Console()
-    console.print(Table(f"{data.dataset} {split.name}", ("what", "found"), tuple(rows)).to_rich())
+    Table(f"{data.dataset} {split.name}", ("what", "found"), tuple(rows)).show()
     for fault in faults[:MAX_SHOWN]:
         console.print(f"bad: {fault['reason']}", markup=False, style="red")
     if len(faults) > MAX_SHOWN:

@@ -1,4 +1,8 @@
-"""`sprc evaluate RUN`: search a split with a run's model, and write its recalls, contact sheet and report again."""
+"""`sprc evaluate RUN`: search a split with a run's model, and write its recalls, contact sheet and report again.
+
+Other data than the run's own are another question: their results go to `RUN/evaluations/SPLIT/`, and the run's own
+stay.
+"""
 
 from dataclasses import replace
 
@@ -29,10 +33,12 @@ def evaluate_run(settings: EvaluateSettings) -> None:
     if options.no_region_run is not None:
         check_no_region_run(options.no_region_run, trained)
     model, tokenizer = load_model(settings.run, settings.device)
-    data = replace(trained.data, root=settings.root or trained.data.root)
-    split = settings.split or data.eval_split
+    split = settings.split or trained.data.eval_split
+    data = replace(trained.data, root=settings.root or trained.data.root, eval_split=split)
+    asked = replace(trained, data=data, evaluation=options)
     held_out = open_dataset(data, model.config, split)
     found = evaluate(model, tokenizer, held_out, options)
     if trained.model.use_region_loss:
         found = beside_no_region_run(found, data=data, split=split, options=options, device=settings.device)
-    finish_run(run, trained, found, held_out, model=model if model.use_region_loss else None)
+    place = run if data == trained.data else run.begin_evaluation(asked, split)
+    finish_run(place, asked, found, held_out, model=model if model.use_region_loss else None)

@@ -40,7 +40,7 @@ def finish_run(
     """Write everything that a finished run holds beside its weights, and print the recalls.
 
     Args:
-        run: The run.
+        run: The run, whose model gets its card, or the folder of one of its further evaluations.
         settings: Its settings.
         evaluation: What was found.
         dataset: The queries.
@@ -56,28 +56,32 @@ def finish_run(
         text=f"{text} {evaluation.note}".strip(),
         table=evaluation.table(),
     )
-    table = evaluation.table()
-    card = ModelCard(
+    if run.model_path.is_dir():
+        write_model_card(run.model_path, _model_card(run, settings, evaluation, dataset))
+    run.finish({"scores": evaluation.scores, "protocol": evaluation.protocol, "note": evaluation.note})
+    write_page(run)
+    console = Console()
+    evaluation.table().show()
+    if evaluation.note:
+        console.print(evaluation.note, markup=False, soft_wrap=True)
+    paths = {"report": run.report_path, "images": run.path / CONTACT_SHEET, "model": run.model_path}
+    for what, path in paths.items():
+        if path.exists():
+            console.print(f"{what}: {path}", markup=False, soft_wrap=True)
+
+
+def _model_card(run: RunFolder, settings: Settings, evaluation: Evaluation, dataset: TripletDataset) -> ModelCard:
+    return ModelCard(
         title=f"SPRC ({run.path.name})",
         summary="Composed image retrieval: an image and a sentence about what shall be different find another image.",
         load=LOADING,
         data=f"Trained on `{settings.data.train_split}` of `{settings.data.root}` and evaluated on "
         f"`{dataset.split.name}`, in the format of {settings.data.dataset}.",
-        scores=table,
+        scores=evaluation.table(),
         config=run.read_config(),
         command="sprc train --config config.yaml",
         tags=("regionwise", "composed-image-retrieval", "region-level"),
     )
-    write_model_card(run.model_path, card)
-    run.finish({"scores": evaluation.scores, "protocol": evaluation.protocol, "note": evaluation.note})
-    write_page(run)
-    console = Console()
-    console.print(table.to_rich())
-    if evaluation.note:
-        console.print(evaluation.note, markup=False, soft_wrap=True)
-    paths = {"report": run.report_path, "images": run.path / CONTACT_SHEET, "model": run.model_path}
-    for what, path in paths.items():
-        console.print(f"{what}: {path}", markup=False, soft_wrap=True)
 
 
 def write_page(run: RunFolder) -> Path:

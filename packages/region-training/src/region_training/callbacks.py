@@ -81,9 +81,9 @@ class RunCallback(TrainerCallback):
         ends = last or stop
         control.should_save = ends or _is_due(step, settings.save_every)
         control.should_log = step == 1 or control.should_save or _is_due(step, settings.log_every)
-        control.should_evaluate = trainer.own.evaluate is not None and (
-            last or (not stop and _is_due(step, settings.evaluate_every))
-        )
+        # The last evaluation comes after the export, which must not be lost with it.
+        due = not ends and _is_due(step, settings.evaluate_every)
+        control.should_evaluate = due and trainer.own.evaluate is not None
         control.should_training_stop = ends
         if stop and trainer.own.ranks.is_first:
             logger.warning("a signal asked to stop: saving step %d and leaving", step)

@@ -195,9 +195,8 @@ def _run(
                 logger.warning("stopped at step %d of %d; run the same command to go on", step, trainer.state.max_steps)
             model_dir = None
         else:
-            if trainer.last_evaluated_step != step:
-                trainer.evaluate()
             model_dir = trainer.export(job.processor)
+            trainer.evaluate()
     if trainer.own.settings.zero_stage < 3:
         # Under stage 3 the engine's hooks are what makes the model callable.
         trainer.engine().destroy()

@@ -26,6 +26,7 @@ HARMLESS_KEYS = frozenset(
     f"training.{name}"
     for name in ("resume", "num_workers", "keep_checkpoints", "save_every", "report_to", "communication_timeout_s")
 )
+EVALUATIONS = "evaluations"
 _SECRET = re.compile(
     r"(^|[_.-])(api_?key|passw(or)?d|secret|credentials?|(hub|hf|access|auth|api)_token)$|^token$", re.I
 )
@@ -105,6 +106,21 @@ class RunFolder:
                 plain = _without_secrets({key: to_plain(value) for key, value in environment.items()})
                 write_atomically(self.environment_path, json.dumps(plain, indent=2) + "\n")
         return "resumed" if any(self.path.glob("checkpoint-*")) else "new"
+
+    def begin_evaluation(self, settings: object, *names: str) -> "RunFolder":
+        """A folder for other questions than the run's own, whose results stay: `evaluations/NAME`.
+
+        Args:
+            settings: The run's settings as this evaluation has them.
+            names: What is evaluated, in a few words; an earlier evaluation of the same name is replaced.
+        """
+        name = "-".join(name.replace("/", "_").replace("*", "all") for name in names)
+        folder = RunFolder(self.path / EVALUATIONS / name)
+        if _is_main_process():
+            # Without its results a folder may begin again, with whatever settings.
+            folder.results_path.unlink(missing_ok=True)
+        folder.begin(settings, may_differ=tuple(plain_tree(settings)))
+        return folder
 
     def finish(self, results: Mapping[str, object]) -> None:
         """Note the final results, which marks the run as finished."""

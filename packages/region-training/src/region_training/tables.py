@@ -7,10 +7,13 @@ gains over the best of them.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
 Cell = str | int | float | None
+FILE_WIDTH = 200
+"""Characters in a line where no terminal sets a limit; rich takes 80 there and cuts columns."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,13 @@ class Table:
         rules = ["---:" if numeric else "---" for numeric in self.numeric_columns()]
         lines = [self.columns, rules, *self.texts()]
         return "".join(f"| {' | '.join(_markdown_cell(cell) for cell in line)} |\n" for line in lines)
+
+    def show(self) -> None:
+        """Print the table on standard output."""
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=FILE_WIDTH)
+        console.print(self.to_rich())
 
     def to_rich(self) -> RichTable:
         """The table for rich's console."""

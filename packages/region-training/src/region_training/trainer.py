@@ -115,7 +115,6 @@ class RegionTrainer(Trainer):
         self.learning_rates: dict[str, float] = {}
         self.last_values: dict[str, float] = {}
         self.last_evaluation: dict[str, float] = {}
-        self.last_evaluated_step = -1
         self.resumed_step = -1
         self.last_checkpoint: Path | None = None
         self._clock = Clock()
@@ -265,7 +264,7 @@ class RegionTrainer(Trainer):
             metrics = {name: float(value) for name, value in self.own.evaluate(self.network, step).items()}
             self.network.train()
             self.own.parts.hold_frozen()
-        self.last_evaluation, self.last_evaluated_step = metrics, step
+        self.last_evaluation = metrics
         if step > self.resumed_step:
             values = {f"eval/{name}": value for name, value in metrics.items()}
             self.metrics_file.append(step, self.state.epoch or 0.0, values)
