@@ -17,7 +17,6 @@ if __name__ == "__main__":
             application="lmms",
             variants={
                 "tiny preset": (),
-                "without the module": ("--model.enable_autoregressive", "false"),
                 "weight 0": (f"{MODULE}.loss_weight", "0"),
                 "weight 0.1": (f"{MODULE}.loss_weight", "0.1"),
                 "horizon 0": (f"{MODULE}.horizon", "0"),

@@ -1,4 +1,4 @@
-"""What the deformable projector and its looks across two images add to PSALM on the small world, over seeds.
+"""What the deformable projector, its looks across two images and places for masks add to PSALM on the small world.
 
     uv run --no-sync python benchmarks/psalm_ablations.py --seeds 3 --jobs 2
 
@@ -17,6 +17,8 @@ if __name__ == "__main__":
                 "swin_conv": ("--mm_projector_type", "swin_conv"),
                 "without target to reference": ("--model.cross_image", "[reference_to_target]"),
                 "without reference to target": ("--model.cross_image", "[target_to_reference]"),
+                "without places for masks": ("--model.mask_places", "false"),
+                "without the backbone's maps under regions": ("--model.region_levels", "false"),
             },
             measures={
                 "panoptic/PQ": "PQ",

@@ -296,7 +296,9 @@ def test_the_parts_table_of_psalm_is_the_models():
 
     # The defaults of Phi are the sizes of Phi-1.5.
     swin = {**SWIN_COMMON, **SWIN_SIZES["base"]}
-    config = PSALMConfig(swin_config=swin, language_config=PhiConfig(), region_geometry=True, mask_places=True)
+    config = PSALMConfig(
+        swin_config=swin, language_config=PhiConfig(), region_geometry=True, region_levels=True, mask_places=True
+    )
     with torch.device("meta"):
         model = PSALMModel(config)
     sizes = dict.fromkeys(PARTS, 0)

@@ -69,6 +69,7 @@ SETTINGS = ModelSettings(
     projector_conv_dim=16,
     num_mask_queries=6,
     region_geometry=True,
+    region_levels=True,
     mask_places=True,
     max_length=512,
     vocabulary_size=300,

@@ -72,7 +72,7 @@ def build(toy, **changes: object):
     [
         ({}, set()),
         ({"projector_type": "swin_conv"}, {"sampling_offsets"}),
-        ({"region_geometry": False}, {"region_embedder"}),
+        ({"region_geometry": False, "region_levels": False}, {"region_embedder"}),
         ({"mask_places": False}, {"place_embedder"}),
         (
             {
@@ -233,7 +233,7 @@ def test_a_baseline_checkpoint_gains_the_residual_and_stays_what_it_was(toy, tmp
         expected = saved(**toy.batch(projector_type="swin_conv"))
         found = model(**toy.batch(cross_image=[]))
     assert torch.equal(found.mask_logits, expected.mask_logits)
-    assert not processor.write_aligned
+    assert processor.aligned_modes == []
 
 
 @pytest.mark.parametrize(

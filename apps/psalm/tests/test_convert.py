@@ -64,7 +64,7 @@ def original(toy) -> PSALMModel:
     """A model that computes as published ones do, moved away from its initialisation."""
     language = toy.settings().language | LANGUAGE
     changes = {"projector_type": "swin_conv", "fpn_variant": "psalm", "conv2_repeats": 2}
-    changes |= {"region_geometry": False, "mask_places": False}
+    changes |= {"region_geometry": False, "region_levels": False, "mask_places": False}
     model = toy.model(seed=4, language=language, max_length=1024, **changes)
     with torch.no_grad():
         for parameter in model.parameters():

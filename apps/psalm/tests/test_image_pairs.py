@@ -9,6 +9,8 @@ DIMS, WIDTH, BATCH = (4, 6), 8, 3
 OWNERS = torch.tensor([0, 2])  # samples 0 and 2 have reference images: rows 3 and 4
 IMAGES = torch.tensor([3, 1, 4, 4])  # a region of the first pair, one of sample 1's own image, two of the second pair
 
+OWN = torch.tensor([0, 2, 2])  # samples of the regions on reference images
+
 
 def make(*, trained: bool) -> DeformableProjector:
     torch.manual_seed(0)
@@ -70,15 +72,14 @@ def test_overlapping_prompts_count_once():
 @pytest.mark.parametrize("trained", [False, True])
 def test_regions_find_something_in_their_own_target_image_only(trained):
     projector, (maps, valid, _, _, regions) = make(trained=trained), inputs()
-    pairs = pair_images(OWNERS, BATCH)
-    found = look_at_targets(projector, regions, maps, valid, pairs, IMAGES, BATCH)
+    found = look_at_targets(projector, regions[[0, 2, 3]], OWN, maps, valid, BATCH)
     assert found.rows.shape == (3, WIDTH)
     assert found.similarity is not None
     assert found.similarity.shape == (3, 4, 4)
     assert torch.equal(found.rows, regions[[0, 2, 3]]) is not trained
     for level in maps:
         level[2] += torch.randn_like(level[2])
-    moved = look_at_targets(projector, regions, maps, valid, pairs, IMAGES, BATCH)
+    moved = look_at_targets(projector, regions[[0, 2, 3]], OWN, maps, valid, BATCH)
     torch.testing.assert_close(moved.rows[0], found.rows[0])
     assert moved.similarity is not None
     assert not torch.allclose(moved.similarity[1:], found.similarity[1:])
@@ -90,11 +91,11 @@ def test_padding_of_an_image_is_not_looked_at():
     pairs = pair_images(OWNERS, BATCH)
     for mask in valid:
         mask[:, :, mask.shape[2] // 2 :] = False
-    found = look_at_targets(projector, regions, maps, valid, pairs, IMAGES, BATCH).rows
+    found = look_at_targets(projector, regions[[0, 2, 3]], OWN, maps, valid, BATCH).rows
     seen = look_at_references(projector, tokens, maps, valid, pairs, prompts, IMAGES)
     for level, mask in zip(maps, valid, strict=True):
         level[~mask[:, None].expand_as(level)] = 7.0
-    torch.testing.assert_close(look_at_targets(projector, regions, maps, valid, pairs, IMAGES, BATCH).rows, found)
+    torch.testing.assert_close(look_at_targets(projector, regions[[0, 2, 3]], OWN, maps, valid, BATCH).rows, found)
     torch.testing.assert_close(look_at_references(projector, tokens, maps, valid, pairs, prompts, IMAGES), seen)
 
 
@@ -105,7 +106,7 @@ def test_without_pairs_all_parameters_have_a_gradient_and_no_token_moves():
     assert pairs.num_dummy == 1
     images = torch.tensor([0, 1, 2, 2])
     seen = look_at_references(projector, tokens, maps, valid, pairs, prompts, images)
-    found = look_at_targets(projector, regions, maps, valid, pairs, images, BATCH)
+    found = look_at_targets(projector, regions[:0], OWN[:0], maps, valid, BATCH)
     assert torch.equal(seen, tokens)
     assert found.rows.shape == (0, WIDTH)
     (seen.sum() + found.rows.sum()).backward()

@@ -108,7 +108,7 @@ def mask2former(toy) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def psalm(toy) -> dict[str, Tensor]:
     changes = {"projector_type": "swin_conv", "fpn_variant": "psalm", "conv2_repeats": 2}
-    model = toy.model(**changes, region_geometry=False, mask_places=False)
+    model = toy.model(**changes, region_geometry=False, region_levels=False, mask_places=False)
     weights = shaken(model)
     weights["language_model.lm_head.bias"].zero_()
     return weights

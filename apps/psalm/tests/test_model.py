@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from psalm.conditions import PackedConditions, pool_conditions
 from psalm.modes import MODES
 from torch import nn
 
@@ -218,8 +219,42 @@ def test_the_deformable_projector_starts_as_the_baseline(toy):
 def embeds_of(model, batch: dict[str, Any], maps: list[torch.Tensor]) -> torch.Tensor:
     """What the language model reads, by the backbone's maps."""
     names = ("content_sizes", "prompt_masks", "prompt_images", "reference_owner")
+    asked = PackedConditions(batch["condition_index"], batch["condition_owner"], batch["condition_kinds"])
     with torch.no_grad():
-        return model._embed(batch["input_ids"], maps, **{name: batch[name] for name in names})[0]
+        return model._embed(batch["input_ids"], maps, asked=asked, **{name: batch[name] for name in names})[0]
+
+
+@pytest.mark.parametrize("directions", [[], ["reference_to_target"]])
+def test_condition_tokens_are_the_conditions_until_they_find_something_in_the_image(toy, directions):
+    """One behind the image for every class name, sentence and region; of a pair with its direction alone."""
+    changes = {"condition_tokens": True, "cross_image": directions}
+    samples = [toy.sample("region"), toy.sample("panoptic"), toy.sample("cross_image"), toy.sample("referring")]
+    batch, model = toy.batch(samples, **changes), toy.model(**changes)
+    has_token = torch.tensor([sample.mode != "cross_image" or bool(directions) for sample in samples])
+    numbers = torch.tensor([len(sample.conditions) for sample in samples]) * has_token
+    is_token = batch["input_ids"] == model.config.aligned_token_id
+    assert torch.equal(is_token.sum(dim=1), numbers)
+    with torch.no_grad():
+        maps = list(model._see(batch["images"]))
+    embeds = embeds_of(model, batch, maps)
+    expected = pool_conditions(embeds, batch["condition_index"], len(batch["condition_owner"]))
+    torch.testing.assert_close(embeds[is_token], expected[has_token[batch["condition_owner"]]])
+    open_residuals(model)
+    seen = embeds_of(model, batch, maps)
+    maps = [level.index_add(0, torch.tensor([1]), torch.randn_like(level[1:2])) for level in maps]
+    moved = ~torch.isclose(embeds_of(model, batch, maps), seen).all(dim=2) & is_token
+    assert torch.equal(moved.any(dim=1), torch.tensor([False, True, False, False]))
+    assert moved.sum() == numbers[1]
+
+
+def test_condition_tokens_are_trained_and_need_sampling(toy):
+    model = toy.model(condition_tokens=True, cross_image=[]).train()
+    model(
+        **toy.batch([toy.sample("panoptic"), toy.sample("referring")], condition_tokens=True, cross_image=[])
+    ).loss.backward()
+    assert model.projector.align.out_proj.weight.grad.abs().max() > 0
+    with pytest.raises(ValueError, match="condition_tokens needs projector_type 'deformable'"):
+        toy.config(condition_tokens=True, projector_type="swin_conv")
 
 
 def test_image_tokens_look_at_no_padding(toy):

@@ -37,7 +37,11 @@ def changed(model: PSALMModel) -> PSALMModel:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"projector_type": "swin_conv"}, {"fpn_variant": "psalm", "region_geometry": False, "mask_places": False}],
+    [
+        {},
+        {"projector_type": "swin_conv"},
+        {"fpn_variant": "psalm", "region_geometry": False, "region_levels": False, "mask_places": False},
+    ],
     ids=["deformable", "swin_conv", "psalm"],
 )
 def test_a_saved_model_opens_equal(toy, tmp_path, changes):

@@ -56,7 +56,7 @@ def test_image_conditions_and_mask_tokens_come_in_this_order(processor, mode):
 def test_aligned_regions_stand_right_behind_the_image(processor):
     text = text_of(processor, encode(processor, "cross_image").input_ids)
     assert IMAGE_TOKEN * 4 + ALIGNED_TOKEN * 3 in text
-    without = PSALMProcessor(processor.tokenizer, num_image_tokens=4, num_queries=6, write_aligned=False)
+    without = PSALMProcessor(processor.tokenizer, num_image_tokens=4, num_queries=6, aligned_modes=())
     assert ALIGNED_TOKEN not in text_of(without, encode(without, "cross_image").input_ids)
 
 
@@ -123,7 +123,7 @@ def test_a_saved_processor_opens_equal(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     opened = AutoProcessor.from_pretrained(tmp_path)
     assert type(opened) is PSALMProcessor
-    names = ("image_size", "num_image_tokens", "num_queries", "write_aligned", "max_length", "system_text")
+    names = ("image_size", "num_image_tokens", "num_queries", "aligned_modes", "max_length", "system_text")
     assert {name: vars(opened)[name] for name in names} == {name: vars(processor)[name] for name in names}
     for mode in MODES:
         assert encode(opened, mode).input_ids.tolist() == encode(processor, mode).input_ids.tolist()
@@ -133,4 +133,6 @@ def test_the_processor_of_a_model_has_its_sizes(toy):
     processor = toy.processor(cross_image=["target_to_reference"], max_length=300)
     assert (processor.image_size, processor.num_queries, processor.max_length) == (64, 6, 300)
     assert processor.num_image_tokens == toy.config().num_image_tokens == 4
-    assert not processor.write_aligned
+    assert processor.aligned_modes == []
+    assert toy.processor().aligned_modes == ["cross_image"]
+    assert toy.processor(condition_tokens=True).aligned_modes == list(MODES)

@@ -52,6 +52,26 @@ def test_geometry_tells_two_places_of_the_same_cell_apart():
     assert (seeing[0] - seeing[1]).abs().max() > 0.1
 
 
+def test_levels_tell_two_things_in_the_same_cell_apart():
+    torch.manual_seed(0)
+    embedder, tokens, fine = (
+        RegionEmbedder(4, geometry=False, level_dims=[3]),
+        torch.randn(2, 4, 1, 1),
+        torch.randn(2, 3, 8, 8),
+    )
+    masks = torch.zeros(3, 8, 8, dtype=torch.bool)
+    masks[0, :2, :2] = masks[1, 6:, 6:] = masks[2, 6:, 6:] = True
+    images = torch.tensor([1, 1, 0])
+    rows = embedder(tokens, masks, images, [fine])
+    torch.testing.assert_close(rows, tokens[images, :, 0, 0])  # what is added starts at zero
+    weight = torch.nn.init.normal_(embedder.levels[0].weight)
+    added = embedder(tokens, masks, images, [fine]) - rows
+    pixels = torch.stack([fine[1, :, :2, :2], fine[1, :, 6:, 6:], fine[0, :, 6:, 6:]])
+    torch.testing.assert_close(added, pixels.mean((2, 3)) @ weight.T)
+    embedder(tokens, masks[:0], images[:0], [fine]).sum().backward()
+    assert embedder.levels[0].weight.grad.abs().sum() == 0  # without regions too
+
+
 def test_the_same_in_training_and_evaluation():  # upstream draws random points in evaluation too
     torch.manual_seed(0)
     embedder, maps = RegionEmbedder(4, geometry=True), torch.randn(1, 4, 2, 2)

@@ -76,7 +76,7 @@ def parts_of(config: PSALMConfig) -> dict[str, tuple[str, ...]]:
     parts["projector"] = tuple(name for name in projector if name not in offsets) if offsets else parts["projector"]
     absent = {
         "sampling_offsets": not offsets,
-        "region_embedder": not config.region_geometry,
+        "region_embedder": not (config.region_geometry or config.region_levels),
         "place_embedder": not config.mask_places,
         "language_head": bool(config.language.tie_word_embeddings),
     }
@@ -127,8 +127,10 @@ def build_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, im
         "projector_type": settings.projector_type,
         "projector_outdim": settings.projector_outdim,
         "region_geometry": settings.region_geometry,
+        "region_levels": settings.region_levels,
         "mask_places": settings.mask_places,
         "cross_image": _directions(settings),
+        "condition_tokens": settings.condition_tokens,
         "criterion_config": asdict(settings.criterion),
         "image_token_id": ids[IMAGE_TOKEN],
         "seg_token_id": ids[SEG_TOKEN],

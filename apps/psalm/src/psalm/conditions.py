@@ -15,10 +15,26 @@ from region_core.regions import RegionBatch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from psalm.modes import CONDITION_KINDS
 from psalm.precision import compute_in_float32
 
+REGION = CONDITION_KINDS.index("region")
 PADDED_LOGIT = -1e4
 """Logit where a sample has no further condition: no probability in float32, and finite in every float type."""
+
+
+class PackedConditions(NamedTuple):
+    """Where the conditions of a batch are, those of a sample one after the other, samples in order.
+
+    Attributes:
+        index: Packed number of the condition that a token belongs to; -1 for none.
+        owner: Sample of each condition.
+        kinds: Index into `CONDITION_KINDS` of each sample.
+    """
+
+    index: Int[Tensor, "batch tokens"]
+    owner: Int[Tensor, " packed"]
+    kinds: Int[Tensor, " batch"]
 
 
 class PaddedConditions(NamedTuple):
@@ -51,6 +67,21 @@ def pool_conditions(
     sums = hidden.new_zeros((num_conditions, hidden.shape[-1]), dtype=torch.float32)
     counts = torch.bincount(index, minlength=num_conditions).clamp(min=1)
     return sums.index_add(0, index, hidden[chosen].float()) / counts[:, None]
+
+
+def condition_vectors(
+    words: Float[Tensor, "batch tokens dim"], regions: Float[Tensor, "regions dim"], conditions: PackedConditions
+) -> Float[Tensor, "packed dim"]:
+    """What is asked, before the language model reads it: the mean of a text's embeddings, or a region's vector.
+
+    Args:
+        words: Embeddings of all tokens.
+        regions: Vectors of all regions, samples in order.
+        conditions: Where the conditions are.
+    """
+    texts = pool_conditions(words, conditions.index, len(conditions.owner)).to(regions.dtype)
+    is_region = conditions.kinds[conditions.owner] == REGION
+    return texts.index_put((is_region,), regions)
 
 
 def pad_conditions(

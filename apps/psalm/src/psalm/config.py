@@ -70,9 +70,13 @@ class ModelSettings:
         num_mask_queries: Mask tokens, and so the largest number of masks in an image.
         region_geometry: Tell the model place and size of a prompted region; published weights know it from the image
             alone.
+        region_levels: Tell the model what all maps of the backbone say under a prompt, and not the few image tokens
+            alone, whose cells are larger than many things; published weights do without.
         mask_places: Tell mask tokens and pixels where they are, so that a small model soon tells things that look alike
             apart; published weights do without.
         cross_image: Directions in which target and reference image look at each other in mode cross_image.
+        condition_tokens: Let every class name, sentence and region look at its image through the deformable projector,
+            and read what it finds as one more token behind the image's.
         max_length: Longest token sequence; a longer one is an error.
         criterion: The losses.
     """
@@ -95,8 +99,10 @@ class ModelSettings:
     fpn_variant: Literal["mask2former", "psalm"] = "mask2former"
     num_mask_queries: int = 100
     region_geometry: bool = False
+    region_levels: bool = False
     mask_places: bool = False
     cross_image: list[Direction] = field(default_factory=lambda: ["target_to_reference", "reference_to_target"])
+    condition_tokens: bool = False
     max_length: int = 2048
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
 

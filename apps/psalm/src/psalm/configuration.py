@@ -13,6 +13,7 @@ from deformable_projector.config import DeformableProjectorConfig
 from transformers import AutoConfig, Mask2FormerConfig, PreTrainedConfig, SwinConfig
 
 from psalm.config import CriterionConfig, Direction
+from psalm.modes import MODES, Mode
 
 IMAGE_MEAN = (123.675, 116.28, 103.53)
 IMAGE_STD = (58.395, 57.12, 57.375)
@@ -54,14 +55,16 @@ class PSALMConfig(PreTrainedConfig):
         fpn_variant: Detail of the pixel decoder: `psalm` for published PSALM weights.
         num_mask_queries: Mask tokens at the end of a sequence.
         region_geometry: Add place and size to region vectors.
+        region_levels: Add to region vectors what the backbone's maps say under the prompt.
         mask_places: Add places to mask tokens and pixels.
         cross_image: Directions in which the images of a cross-image sample look at each other; by default all that the
             projector allows.
+        condition_tokens: Let every condition look at its own image, and add what it finds as one more token.
         criterion_config: Keys of `CriterionConfig`; missing keys take its defaults.
         image_token_id: Placeholder id of an image token.
         seg_token_id: Id of the token that ends a class name or a sentence.
         region_token_id: Placeholder id of a region vector.
-        aligned_token_id: Placeholder id of a region vector that has looked at the target image.
+        aligned_token_id: Placeholder id of a condition's vector that has looked at its image.
         query_token_id: Placeholder id of a mask token.
     """
 
@@ -86,8 +89,10 @@ class PSALMConfig(PreTrainedConfig):
     fpn_variant: str = "mask2former"
     num_mask_queries: int = 100
     region_geometry: bool = False
+    region_levels: bool = False
     mask_places: bool = False
     cross_image: list[str] | None = None
+    condition_tokens: bool = False
     criterion_config: dict[str, Any] | None = None
     image_token_id: int = 0
     seg_token_id: int = 1
@@ -106,6 +111,11 @@ class PSALMConfig(PreTrainedConfig):
         self.criterion_config = asdict(CriterionConfig(**(self.criterion_config or {})))
         self._check_choices()
         self.cross_image = _directions(self.cross_image, self.projector_type)
+        if self.condition_tokens and self.projector_type != "deformable":
+            raise ValueError(
+                "condition_tokens needs projector_type 'deformable' (--mm_projector_type), got "
+                f"{self.projector_type!r}: without sampling a condition cannot look at the image"
+            )
         self._check_sizes()
         super().__post_init__(**kwargs)
 
@@ -166,6 +176,12 @@ class PSALMConfig(PreTrainedConfig):
         """`cross_image`, which is a list from the constructor on."""
         assert self.cross_image is not None
         return tuple(cast("list[Direction]", self.cross_image))
+
+    @property
+    def aligned_modes(self) -> tuple[Mode, ...]:
+        """Modes whose sequences have one more token per condition, which has looked at the image."""
+        paired = "reference_to_target" in self.directions
+        return tuple(mode for mode in MODES if (paired if mode == "cross_image" else self.condition_tokens))
 
     @property
     def hidden_size(self) -> int:

@@ -1,9 +1,10 @@
-"""How the two images of a cross-image sample look at each other, through the deformable projector's sampling.
+"""What looks at an image beside its own tokens, through the deformable projector's sampling.
 
-Target to reference: every token of the target image looks for its like in the reference image, whose positions say
-whether they lie under a prompt; what it finds is added to the token. Reference to target: every region vector looks for
-its like in the target image; what it finds, with the vector itself, is one more token. At initialisation nothing is
-found (zeros), so a model starts as one without this module.
+In a pair of images, target to reference: every token of the target image looks for its like in the reference image,
+whose positions say whether they lie under a prompt; what it finds is added to the token. Reference to target: every
+region vector looks for its like in the target image; what it finds, with the vector itself, is one more token. With
+condition tokens so does every class name, sentence and region of any sample. At initialisation they find nothing
+(zeros).
 """
 
 from collections.abc import Sequence
@@ -80,49 +81,47 @@ def look_at_references(
     return tokens.index_add(0, pairs.targets[: len(found)], found)
 
 
-class FoundRegions(NamedTuple):
-    """What the regions of reference images found in their target images.
+class FoundVectors(NamedTuple):
+    """What vectors found in the images of their samples.
 
     Attributes:
-        rows: One per region of a pair, packed: its vector plus what it found.
-        similarity: How much each position of the target's coarsest map resembles the region; None where the projector
+        rows: One per vector: itself plus what it found.
+        similarity: How much each position of the image's coarsest map resembles the vector; None where the projector
             needs none to choose places.
     """
 
-    rows: Float[Tensor, "paired_regions dim"]
-    similarity: Float[Tensor, "paired_regions height width"] | None
+    rows: Float[Tensor, "vectors dim"]
+    similarity: Float[Tensor, "vectors height width"] | None
 
 
 def look_at_targets(
     projector: DeformableProjector,
-    regions: Float[Tensor, "regions dim"],
+    vectors: Float[Tensor, "vectors dim"],
+    owner: Int[Tensor, " vectors"],
     maps: Maps,
     valid: Sequence[Bool[Tensor, "images _ _"]],
-    pairs: ImagePairs,
-    prompt_images: Int[Tensor, " regions"],
     batch_size: int,
-) -> FoundRegions:
-    """Let the regions of reference images look at their target images.
+) -> FoundVectors:
+    """Let what a sample is asked for look at the sample's own image, which in a pair is the target image.
 
     Args:
         projector: Holds the weights.
-        regions: Vectors of all regions of the batch, samples in order.
+        vectors: Regions of reference images, or conditions of any kind.
+        owner: Sample of each vector, in order.
         maps: The backbone's maps of all images, fine to coarse.
         valid: Where the maps are image and not padding.
-        pairs: From `pair_images`.
-        prompt_images: Row of the image that each region lies on; from `batch_size` on it is a reference image.
         batch_size: Samples.
     """
-    on_reference = prompt_images >= batch_size
-    own = regions[on_reference]
-    counts = torch.bincount(prompt_images[on_reference] - batch_size, minlength=len(pairs.targets)).tolist()
-    # A row of padding at least, so that the projector runs where there is no region.
-    queries, query_mask = RegionBatch(own, tuple(counts)).to_padded(max_regions=max(1, *counts))
+    counts = torch.bincount(owner, minlength=batch_size)
+    # Modules that run on one rank have to run on all, be it on a row of padding: see `region_core.losses`.
+    samples = counts.nonzero()[:, 0] if len(owner) else owner.new_zeros(1)
+    numbers = counts[samples].tolist()
+    queries, query_mask = RegionBatch(vectors, tuple(numbers)).to_padded(max_regions=max(1, *numbers))
     found = projector.attend(
         queries,
-        [level[pairs.targets] for level in maps],
+        [level[samples] for level in maps],
         query_mask=query_mask,
-        valid_masks=[level[pairs.targets] for level in valid],
+        valid_masks=[level[samples] for level in valid],
     )
     similarity = None if found.similarity is None else found.similarity[query_mask]
-    return FoundRegions(own + found.tokens[query_mask].to(own.dtype), similarity)
+    return FoundVectors(vectors + found.tokens[query_mask].to(vectors.dtype), similarity)

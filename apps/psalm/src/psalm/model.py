@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, SwinBackbone
 from transformers.utils import ModelOutput
 
-from psalm.conditions import ConditionHeads, PaddedConditions, pad_conditions, pool_conditions
+from psalm.conditions import (
+    ConditionHeads,
+    PackedConditions,
+    PaddedConditions,
+    condition_vectors,
+    pad_conditions,
+    pool_conditions,
+)
 from psalm.configuration import PSALMConfig
 from psalm.criterion import segmentation_losses
 from psalm.image_pairs import look_at_references, look_at_targets, pair_images
@@ -101,7 +108,9 @@ class PSALMModel(PreTrainedModel):
         dim, mask_dim = config.hidden_size, config.mask.hidden_dim
         self.vision_tower = SwinBackbone(config.swin)
         self.projector = make_projector(config)
-        self.region_embedder = RegionEmbedder(dim, geometry=config.region_geometry)
+        self.region_embedder = RegionEmbedder(
+            dim, geometry=config.region_geometry, level_dims=config.vision_dims if config.region_levels else ()
+        )
         # A configuration may ask for float16, as published ones do; this model has one type, float32 if it is new.
         self.language_model = AutoModelForCausalLM.from_config(config.language, dtype=torch.get_default_dtype())
         self.mask_queries = LearnedTokens(config.num_mask_queries, dim)
@@ -193,10 +202,13 @@ class PSALMModel(PreTrainedModel):
         """
         batch_size = len(input_ids)
         maps = self._see(images)
-        embeds, similarity = self._embed(input_ids, maps, content_sizes, prompt_masks, prompt_images, reference_owner)
+        asked = PackedConditions(condition_index, condition_owner, condition_kinds)
+        embeds, similarity = self._embed(
+            input_ids, maps, content_sizes, asked, prompt_masks, prompt_images, reference_owner
+        )
         hidden = self._read(embeds, attention_mask)
         states = hidden[input_ids == self.config.query_token_id].view(batch_size, self.config.num_mask_queries, -1)
-        conditions = self._conditions(hidden, condition_index, condition_owner, condition_kinds)
+        conditions = self._conditions(hidden, asked)
         features = self.pixel_decoder([level[:batch_size] for level in maps])
         queries = self.query_projector(states.to(self.query_projector.weight.dtype))
         if self.place_embedder is not None:
@@ -230,6 +242,7 @@ class PSALMModel(PreTrainedModel):
         input_ids: Int[Tensor, "batch tokens"],
         maps: Maps,
         content_sizes: Int[Tensor, "images 2"],
+        asked: PackedConditions,
         prompt_masks: Bool[Tensor, "regions height width"],
         prompt_images: Int[Tensor, " regions"],
         reference_owner: Int[Tensor, " references"],
@@ -239,23 +252,37 @@ class PSALMModel(PreTrainedModel):
         valid = _valid_masks(content_sizes, maps, config.image_size)
         tokens = self._project(maps, valid)
         token_maps = tokens.mT.unflatten(2, config.image_grid)
-        regions = self.region_embedder(token_maps, prompt_masks, prompt_images)
+        regions = self.region_embedder(token_maps, prompt_masks, prompt_images, maps)
         rows = {
             config.image_token_id: tokens[:batch_size],
             config.region_token_id: regions,
             config.query_token_id: self.mask_queries(batch_size),
         }
+        words = self.get_input_embeddings()(input_ids)
         similarity = None
-        if config.directions:
-            projector = cast("DeformableProjector", self.projector)
-            pairs = pair_images(reference_owner, batch_size)
-            if "target_to_reference" in config.directions:
-                rows[config.image_token_id] = look_at_references(
-                    projector, tokens[:batch_size], maps, valid, pairs, prompt_masks, prompt_images
-                )
-            if "reference_to_target" in config.directions:
-                found = look_at_targets(projector, regions, maps, valid, pairs, prompt_images, batch_size)
-                rows[config.aligned_token_id], similarity = found
+        if "target_to_reference" in config.directions:
+            rows[config.image_token_id] = look_at_references(
+                cast("DeformableProjector", self.projector),
+                tokens[:batch_size],
+                maps,
+                valid,
+                pair_images(reference_owner, batch_size),
+                prompt_masks,
+                prompt_images,
+            )
+        if config.aligned_modes:
+            is_paired = torch.isin(asked.owner, reference_owner)
+            looks = (is_paired & ("reference_to_target" in config.directions)) | (~is_paired & config.condition_tokens)
+            found = look_at_targets(
+                cast("DeformableProjector", self.projector),
+                condition_vectors(words, regions, asked)[looks],
+                asked.owner[looks],
+                maps,
+                valid,
+                batch_size,
+            )
+            rows[config.aligned_token_id] = found.rows
+            similarity = None if found.similarity is None else found.similarity[is_paired[looks]]
         names = {
             config.image_token_id: IMAGE_TOKEN,
             config.region_token_id: REGION_TOKEN,
@@ -263,7 +290,7 @@ class PSALMModel(PreTrainedModel):
             config.aligned_token_id: ALIGNED_TOKEN,
         }
         packed = {token: row.flatten(0, -2) for token, row in rows.items()}
-        embeds = splice(self.get_input_embeddings()(input_ids), input_ids, packed, names=names)
+        embeds = splice(words, input_ids, packed, names=names)
         return embeds, similarity
 
     def _project(self, maps: Maps, valid: Sequence[Bool[Tensor, "images _ _"]]) -> Float[Tensor, "images tokens dim"]:
@@ -279,17 +306,11 @@ class PSALMModel(PreTrainedModel):
         decoder = self.language_model.base_model
         return decoder(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False).last_hidden_state
 
-    def _conditions(
-        self,
-        hidden: Float[Tensor, "batch tokens dim"],
-        condition_index: Int[Tensor, "batch tokens"],
-        condition_owner: Int[Tensor, " packed"],
-        condition_kinds: Int[Tensor, " batch"],
-    ) -> PaddedConditions:
+    def _conditions(self, hidden: Float[Tensor, "batch tokens dim"], asked: PackedConditions) -> PaddedConditions:
         """Embeddings of all conditions per sample."""
-        pooled = pool_conditions(hidden, condition_index, len(condition_owner))
-        rows = self.condition_heads.embed(pooled, condition_kinds[condition_owner])
-        return pad_conditions(rows, condition_owner, len(hidden))
+        pooled = pool_conditions(hidden, asked.index, len(asked.owner))
+        rows = self.condition_heads.embed(pooled, asked.kinds[asked.owner])
+        return pad_conditions(rows, asked.owner, len(hidden))
 
     def _fix_unused(self) -> None:
         """Keep fixed what no loss reaches: the word head (not where it is the embeddings too) and Swin's last norm."""

@@ -90,7 +90,7 @@ class PSALMProcessor(ProcessorMixin):
         image_size: Side of the model's square input in pixels.
         num_image_tokens: Placeholders written for the target image.
         num_queries: Mask tokens at the end.
-        write_aligned: Write one `<aligned>` per region of a cross-image sample.
+        aligned_modes: Modes of which every condition has one `<aligned>` behind the image tokens.
         max_length: Longest sequence.
         system_text: First words of every sequence.
         pens: Radius with which points and scribbles were drawn in training, in pixels of the original image.
@@ -107,7 +107,7 @@ class PSALMProcessor(ProcessorMixin):
         image_size: int = 1024,
         num_image_tokens: int = 256,
         num_queries: int = 100,
-        write_aligned: bool = True,
+        aligned_modes: Sequence[Mode] = ("cross_image",),
         max_length: int = 2048,
         system_text: str = SYSTEM_TEXT,
         pens: Pens = PEN_RADIUS,
@@ -116,7 +116,7 @@ class PSALMProcessor(ProcessorMixin):
         self.image_size = image_size
         self.num_image_tokens = num_image_tokens
         self.num_queries = num_queries
-        self.write_aligned = write_aligned
+        self.aligned_modes = list(aligned_modes)
         self.max_length = max_length
         self.system_text = system_text
         self.pens = dict(pens)
@@ -138,7 +138,7 @@ class PSALMProcessor(ProcessorMixin):
             image_size=config.image_size,
             num_image_tokens=config.num_image_tokens,
             num_queries=config.num_mask_queries,
-            write_aligned="reference_to_target" in config.directions,
+            aligned_modes=config.aligned_modes,
             max_length=max_length,
             system_text=system_text,
             pens=pens,
@@ -158,7 +158,7 @@ class PSALMProcessor(ProcessorMixin):
         """
         prompt = PROMPTS[mode]
         listed, index = self._conditions(mode, conditions, where)
-        num_aligned = len(conditions) if mode == "cross_image" and self.write_aligned else 0
+        num_aligned = len(conditions) if mode in self.aligned_modes else 0
         head = [
             # The first words alone: here a tokenizer may add what begins a text.
             *self.tokenizer(f"[INST] <<SYS>> {self.system_text} <</SYS>> {prompt.before}")["input_ids"],
