@@ -9,8 +9,8 @@ import pytest
 from lmms import check_data as module
 from lmms.check_data import check_data
 from lmms.clip_files import write_clip
-from lmms.config import CheckDataSettings
 from lmms.manifest import Manifest
+from lmms.verbs import CheckDataSettings
 from region_training.images import write_png
 
 

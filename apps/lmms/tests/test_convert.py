@@ -4,8 +4,8 @@ import logging
 
 import pytest
 import torch
-from lmms.config import ConvertSettings
 from lmms.convert import convert
+from lmms.verbs import ConvertSettings
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from video_autoregressive.config import VideoTokenConfig

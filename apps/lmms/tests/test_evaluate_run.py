@@ -4,9 +4,10 @@ import json
 
 import pytest
 from lmms.building import build_model
-from lmms.config import DataSettings, EvaluateSettings, EvaluationSettings, Settings, SyntheticSettings
+from lmms.config import DataSettings, EvaluationSettings, Settings, SyntheticSettings
 from lmms.evaluate_run import asked_data, evaluate_run, first_teacher
 from lmms.synthetic import write_world
+from lmms.verbs import EvaluateSettings
 from region_training.run_folder import RunFolder
 from transformers import set_seed
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from lmms.config import StopSettings
 from lmms.stop import PROCESS_FILE, forget_process, record_process, stop
+from lmms.verbs import StopSettings
 
 WAITS_FOR_TERM = """
 import signal, sys, time

@@ -7,7 +7,7 @@ import pytest
 import torch
 from deformable_projector import DeformableProjector, DeformableProjectorConfig, SwinConvProjector
 from psalm.adapt_projector import adapt_projector
-from psalm.config import AdaptProjectorSettings
+from psalm.verbs import AdaptProjectorSettings
 from region_core.weights import load_weights
 from safetensors import safe_open
 from torch import Tensor

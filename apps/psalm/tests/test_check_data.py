@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from psalm.check_data import check_data
-from psalm.config import CheckDataSettings, DataSettings, SyntheticSettings
+from psalm.config import DataSettings, SyntheticSettings
 from psalm.synthetic import paths_of, write_world
+from psalm.verbs import CheckDataSettings
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from psalm.config import ConvertSettings
 from psalm.convert import convert
 from psalm.key_map import DETECTRON2, FUSED_PHI, PSALM, to_their_names
 from psalm.loading import load_model
 from psalm.model import PSALMModel
 from psalm.tokenizer import ALIGNED_TOKEN, IMAGE_TOKEN, QUERY_TOKEN, REGION_TOKEN
+from psalm.verbs import ConvertSettings
 from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from faster_coco_eval import COCO
 from psalm.cli import main
-from psalm.config import PredictSettings
 from psalm.predict import make_scene, read_prompts
+from psalm.verbs import PredictSettings
 from region_core.rle import decode_rle
 from region_training.images import read_image, write_png
 

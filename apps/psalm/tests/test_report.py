@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 from psalm.cli import main
-from psalm.config import DataSettings, EvaluateSettings, EvaluationSettings, Settings, SyntheticSettings
+from psalm.config import DataSettings, EvaluationSettings, Settings, SyntheticSettings
 from psalm.evaluate_run import asked_data
 from psalm.report import read_evaluation
 from psalm.synthetic import write_world
+from psalm.verbs import EvaluateSettings
 from region_training.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow  # the one evaluation that all tests here read

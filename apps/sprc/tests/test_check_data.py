@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from region_training.run_folder import RunFolder
 from sprc.cli import APPLICATION
-from sprc.config import CheckDataSettings, SyntheticSettings
+from sprc.config import SyntheticSettings
 from sprc.opening import open_dataset
 from sprc.synthetic import write_world
+from sprc.verbs import CheckDataSettings
 
 check_data = APPLICATION.verbs["check-data"].run
 SETTINGS = SyntheticSettings(train_scenes=3, eval_scenes=3, edits=2, image_size=32, seed=0)

@@ -10,7 +10,8 @@ from region_training.command_line import resolve_settings
 from region_training.presets import preset_names
 from region_training.settings import ConfigError
 from sprc.cli import APPLICATION, main
-from sprc.config import ConvertSettings, ImportBoxesSettings, PredictSettings, Settings, SubmitSettings
+from sprc.config import Settings
+from sprc.verbs import ConvertSettings, ImportBoxesSettings, PredictSettings, SubmitSettings
 
 HEAVY = ("torch", "transformers", "numpy", "deepspeed", "matplotlib", "PIL")
 PROGRAM = f"""

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from sprc.config import ConvertSettings
 from sprc.convert import SPRC_KEY, convert, open_source, published_config
 from sprc.key_map import BLIP2, LAVIS, SPRC, to_own_names, to_their_names
 from sprc.model import SPRCModel
 from sprc.tokenizer import train_tokenizer
+from sprc.verbs import ConvertSettings
 from transformers import Blip2Config, Blip2ForImageTextRetrieval, Blip2QFormerConfig, Blip2VisionConfig
 
 # Written down from SPRC's own code, not made by the map that is tested.

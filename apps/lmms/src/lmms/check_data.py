@@ -23,10 +23,10 @@ from video_autoregressive.frame_folder import FrameFolder
 from video_autoregressive.isolation import DecodeWorker
 
 from lmms.check_video import check_video
-from lmms.config import CheckDataSettings
 from lmms.manifest import FileState, Manifest, ManifestEntry
 from lmms.records import Record, parse_record
 from lmms.rows import Rows, read_rows
+from lmms.verbs import CheckDataSettings
 
 logger = logging.getLogger(__name__)
 

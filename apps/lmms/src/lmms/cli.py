@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from region_training.command_line import Application, Verb
 from region_training.command_line import main as run_command_line
 
-from lmms import config
+from lmms import config, verbs
 from lmms.guide_config import translate_config
 
 
@@ -16,19 +16,19 @@ def _train(settings: config.Settings) -> None:
     train(settings)
 
 
-def _evaluate(settings: config.EvaluateSettings) -> None:
+def _evaluate(settings: verbs.EvaluateSettings) -> None:
     from lmms.evaluate_run import evaluate_run
 
     evaluate_run(settings)
 
 
-def _predict(settings: config.PredictSettings) -> None:
+def _predict(settings: verbs.PredictSettings) -> None:
     from lmms.predict import predict
 
     predict(settings)
 
 
-def _report(settings: config.ReportSettings) -> None:
+def _report(settings: verbs.ReportSettings) -> None:
     from pathlib import Path
 
     from region_training.run_folder import RunFolder
@@ -38,7 +38,7 @@ def _report(settings: config.ReportSettings) -> None:
     sys.stdout.write(f"{write_page(RunFolder.open(Path(settings.run)))}\n")
 
 
-def _make_data(settings: config.MakeDataSettings) -> None:
+def _make_data(settings: verbs.MakeDataSettings) -> None:
     from pathlib import Path
 
     from lmms.synthetic import write_world
@@ -46,13 +46,13 @@ def _make_data(settings: config.MakeDataSettings) -> None:
     write_world(Path(settings.root), settings.world)
 
 
-def _check_data(settings: config.CheckDataSettings) -> int:
+def _check_data(settings: verbs.CheckDataSettings) -> int:
     from lmms.check_data import check_data
 
     return check_data(settings)
 
 
-def _convert(settings: config.ConvertSettings) -> None:
+def _convert(settings: verbs.ConvertSettings) -> None:
     from lmms.convert import convert
 
     convert(settings)
@@ -64,7 +64,7 @@ def _preflight(settings: config.Settings) -> int:
     return preflight(settings)
 
 
-def _stop(settings: config.StopSettings) -> int:
+def _stop(settings: verbs.StopSettings) -> int:
     from lmms.stop import stop
 
     return stop(settings)
@@ -75,25 +75,25 @@ APPLICATION = Application(
     description="Trains video language models with the autoregressive reconstruction loss.",
     verbs={
         "train": Verb(_train, config.Settings, "train, evaluate and report", presets=True, run_key="run_dir"),
-        "evaluate": Verb(_evaluate, config.EvaluateSettings, "evaluate a run's model", positional=("run",)),
+        "evaluate": Verb(_evaluate, verbs.EvaluateSettings, "evaluate a run's model", positional=("run",)),
         "predict": Verb(
             _predict,
-            config.PredictSettings,
+            verbs.PredictSettings,
             "answer a question about a video",
             positional=("model", "video", "question"),
         ),
-        "report": Verb(_report, config.ReportSettings, "write a run's report page again", positional=("run",)),
-        "make-data": Verb(_make_data, config.MakeDataSettings, "write a synthetic world", positional=("root",)),
+        "report": Verb(_report, verbs.ReportSettings, "write a run's report page again", positional=("run",)),
+        "make-data": Verb(_make_data, verbs.MakeDataSettings, "write a synthetic world", positional=("root",)),
         "check-data": Verb(
-            _check_data, config.CheckDataSettings, "decode every video of a data set", positional=("root",)
+            _check_data, verbs.CheckDataSettings, "decode every video of a data set", positional=("root",)
         ),
         "convert": Verb(
-            _convert, config.ConvertSettings, "write the plain video language model", positional=("model", "output")
+            _convert, verbs.ConvertSettings, "write the plain video language model", positional=("model", "output")
         ),
         "preflight": Verb(
             _preflight, config.Settings, "estimate memory and look at the machine", presets=True, run_key="run_dir"
         ),
-        "stop": Verb(_stop, config.StopSettings, "let a training save a checkpoint and end", positional=("run",)),
+        "stop": Verb(_stop, verbs.StopSettings, "let a training save a checkpoint and end", positional=("run",)),
     },
     presets_package="lmms.configs",
     legacy_flags={

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from video_autoregressive.config import VideoTokenConfig
 
-from lmms.config import ConvertSettings
 from lmms.loading import model_folder, open_processor
 from lmms.model import VideoLMM
+from lmms.verbs import ConvertSettings
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from video_autoregressive.loader import VideoClip
 
 from lmms.answers import generate_answers
-from lmms.config import DataSettings, PredictSettings, Settings
+from lmms.config import DataSettings, Settings
 from lmms.data import VideoDataset
 from lmms.families import Family
 from lmms.frame_errors import errors_of
@@ -18,6 +18,7 @@ from lmms.loading import load_model
 from lmms.model import VideoLMM
 from lmms.pictures import PICTURE_DPI, draw_frames
 from lmms.rows import Rows
+from lmms.verbs import PredictSettings
 
 ANY_LENGTH = 1_000_000_000
 """A question is not training data: no length of its tokens is refused."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from lmms.config import StopSettings
+from lmms.verbs import StopSettings
 
 PROCESS_FILE = "process.json"
 

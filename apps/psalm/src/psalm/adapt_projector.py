@@ -12,9 +12,9 @@ from deformable_projector import DeformableProjector, adapt_projector_weights
 from region_core.weights import load_weights
 from safetensors.torch import save_file
 
-from psalm.config import AdaptProjectorSettings
 from psalm.configuration import STAGES, SWIN_SIZES
 from psalm.published import NO_STATISTICS, TRAINED_REPEATS
+from psalm.verbs import AdaptProjectorSettings
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from region_training.tables import Table
 from rich.console import Console
 from rich.progress import track
 
-from psalm.config import CheckDataSettings
 from psalm.data import SceneSource, SegmentationDataset, open_dataset
 from psalm.samples import SegmentationSample
+from psalm.verbs import CheckDataSettings
 
 MAX_SHOWN = 20
 COLUMNS = ("data", "records", "targets", "regions", "no target", "bad", "dropped")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from region_training.command_line import Application, Verb
 from region_training.command_line import main as run_command_line
 
-from psalm import config
+from psalm import config, verbs
 
 
 def _train(settings: config.Settings) -> None:
@@ -15,19 +15,19 @@ def _train(settings: config.Settings) -> None:
     train(settings)
 
 
-def _evaluate(settings: config.EvaluateSettings) -> None:
+def _evaluate(settings: verbs.EvaluateSettings) -> None:
     from psalm.evaluate_run import evaluate_run
 
     evaluate_run(settings)
 
 
-def _predict(settings: config.PredictSettings) -> None:
+def _predict(settings: verbs.PredictSettings) -> None:
     from psalm.predict import predict
 
     predict(settings)
 
 
-def _report(settings: config.ReportSettings) -> None:
+def _report(settings: verbs.ReportSettings) -> None:
     from pathlib import Path
 
     from region_training.run_folder import RunFolder
@@ -37,7 +37,7 @@ def _report(settings: config.ReportSettings) -> None:
     sys.stdout.write(f"{write_page(RunFolder.open(Path(settings.run)))}\n")
 
 
-def _make_data(settings: config.MakeDataSettings) -> None:
+def _make_data(settings: verbs.MakeDataSettings) -> None:
     from pathlib import Path
 
     from psalm.synthetic import write_world
@@ -45,19 +45,19 @@ def _make_data(settings: config.MakeDataSettings) -> None:
     write_world(Path(settings.root), settings.world)
 
 
-def _check_data(settings: config.CheckDataSettings) -> int:
+def _check_data(settings: verbs.CheckDataSettings) -> int:
     from psalm.check_data import check_data
 
     return check_data(settings)
 
 
-def _convert(settings: config.ConvertSettings) -> None:
+def _convert(settings: verbs.ConvertSettings) -> None:
     from psalm.convert import convert
 
     convert(settings)
 
 
-def _adapt_projector(settings: config.AdaptProjectorSettings) -> None:
+def _adapt_projector(settings: verbs.AdaptProjectorSettings) -> None:
     from psalm.adapt_projector import adapt_projector
 
     adapt_projector(settings)
@@ -68,15 +68,15 @@ APPLICATION = Application(
     description="Segmentation by class names, sentences, prompted regions and image pairs, with one language model.",
     verbs={
         "train": Verb(_train, config.Settings, "train, evaluate and report", presets=True, run_key="run_dir"),
-        "evaluate": Verb(_evaluate, config.EvaluateSettings, "evaluate a run's model", positional=("run",)),
-        "predict": Verb(_predict, config.PredictSettings, "segment an image", positional=("model", "image")),
-        "report": Verb(_report, config.ReportSettings, "write a run's report page again", positional=("run",)),
-        "make-data": Verb(_make_data, config.MakeDataSettings, "write a synthetic world", positional=("root",)),
-        "check-data": Verb(_check_data, config.CheckDataSettings, "read data sets end to end"),
-        "convert": Verb(_convert, config.ConvertSettings, "read published weights", positional=("source", "output")),
+        "evaluate": Verb(_evaluate, verbs.EvaluateSettings, "evaluate a run's model", positional=("run",)),
+        "predict": Verb(_predict, verbs.PredictSettings, "segment an image", positional=("model", "image")),
+        "report": Verb(_report, verbs.ReportSettings, "write a run's report page again", positional=("run",)),
+        "make-data": Verb(_make_data, verbs.MakeDataSettings, "write a synthetic world", positional=("root",)),
+        "check-data": Verb(_check_data, verbs.CheckDataSettings, "read data sets end to end"),
+        "convert": Verb(_convert, verbs.ConvertSettings, "read published weights", positional=("source", "output")),
         "adapt-projector": Verb(
             _adapt_projector,
-            config.AdaptProjectorSettings,
+            verbs.AdaptProjectorSettings,
             "make a baseline projector's weights a deformable one's",
             positional=("source", "output"),
         ),

@@ -12,11 +12,11 @@ from typing import cast
 
 from transformers import AutoTokenizer, PhiConfig, PreTrainedTokenizerBase
 
-from psalm.config import ConvertSettings
 from psalm.processing import SYSTEM_TEXT, PSALMProcessor
 from psalm.published import PICKLES, open_fused_phi, open_mask2former, open_published_psalm
 from psalm.published_sizes import size_name, swin_of
 from psalm.tokenizer import SEG_TOKEN, load_tokenizer
+from psalm.verbs import ConvertSettings
 
 logger = logging.getLogger(__name__)
 

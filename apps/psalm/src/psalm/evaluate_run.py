@@ -9,12 +9,13 @@ from dataclasses import replace
 
 from region_training.run_folder import RunFolder
 
-from psalm.config import DataSettings, EvaluateSettings, Settings
+from psalm.config import DataSettings, Settings
 from psalm.data import describe_shared, open_dataset
 from psalm.evaluate import evaluate
 from psalm.loading import load_model
 from psalm.report import finish_run
 from psalm.untrained import UNTRAINED_SCORES
+from psalm.verbs import EvaluateSettings
 
 logger = logging.getLogger(__name__)
 

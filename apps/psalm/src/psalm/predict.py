@@ -12,7 +12,7 @@ from region_training.images import read_image
 from rich.console import Console
 
 from psalm.answers import answer_samples
-from psalm.config import EvaluationSettings, PredictSettings
+from psalm.config import EvaluationSettings
 from psalm.loading import load_model
 from psalm.metrics.average_precision import rle_area
 from psalm.model import PSALMModel
@@ -24,6 +24,7 @@ from psalm.prompts import PEN_RADIUS, Pens, with_pen
 from psalm.records import FoundMask, found_masks
 from psalm.samples import Scene, no_masks
 from psalm.transforms import SegmentationTransform
+from psalm.verbs import PredictSettings
 
 REGION_FLAGS = ("box", "point", "scribble", "mask")
 

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.progress import track
 
 from spatialrgpt.building import build_config
-from spatialrgpt.config import CheckDataSettings, ModelSettings
+from spatialrgpt.config import ModelSettings
 from spatialrgpt.data import RegionDataset, read_texts
 from spatialrgpt.processing import SpatialRGPTProcessor
 from spatialrgpt.tokenizer import train_tokenizer
+from spatialrgpt.verbs import CheckDataSettings
 
 MAX_SHOWN = 20
 

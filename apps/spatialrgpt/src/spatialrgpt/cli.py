@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from region_training.command_line import Application, Verb
 from region_training.command_line import main as run_command_line
 
-from spatialrgpt import config
+from spatialrgpt import config, verbs
 
 
 def _train(settings: config.Settings) -> None:
@@ -15,19 +15,19 @@ def _train(settings: config.Settings) -> None:
     train(settings)
 
 
-def _evaluate(settings: config.EvaluateSettings) -> None:
+def _evaluate(settings: verbs.EvaluateSettings) -> None:
     from spatialrgpt.evaluate_run import evaluate_run
 
     evaluate_run(settings)
 
 
-def _predict(settings: config.PredictSettings) -> None:
+def _predict(settings: verbs.PredictSettings) -> None:
     from spatialrgpt.predict import predict
 
     predict(settings)
 
 
-def _report(settings: config.ReportSettings) -> None:
+def _report(settings: verbs.ReportSettings) -> None:
     from pathlib import Path
 
     from region_training.run_folder import RunFolder
@@ -37,7 +37,7 @@ def _report(settings: config.ReportSettings) -> None:
     sys.stdout.write(f"{write_page(RunFolder.open(Path(settings.run)))}\n")
 
 
-def _make_data(settings: config.MakeDataSettings) -> None:
+def _make_data(settings: verbs.MakeDataSettings) -> None:
     from pathlib import Path
 
     from spatialrgpt.synthetic import write_world
@@ -45,7 +45,7 @@ def _make_data(settings: config.MakeDataSettings) -> None:
     write_world(Path(settings.root), settings.world)
 
 
-def _check_data(settings: config.CheckDataSettings) -> int:
+def _check_data(settings: verbs.CheckDataSettings) -> int:
     from spatialrgpt.check_data import check_data
 
     return check_data(settings)
@@ -56,11 +56,11 @@ APPLICATION = Application(
     description="Answers questions about regions of an image: distances, sides, choices and counts.",
     verbs={
         "train": Verb(_train, config.Settings, "train, evaluate and report", presets=True, run_key="run_dir"),
-        "evaluate": Verb(_evaluate, config.EvaluateSettings, "evaluate a run's model", positional=("run",)),
-        "predict": Verb(_predict, config.PredictSettings, "answer a question about an image", positional=("model",)),
-        "report": Verb(_report, config.ReportSettings, "write a run's report page again", positional=("run",)),
-        "make-data": Verb(_make_data, config.MakeDataSettings, "write a synthetic world", positional=("root",)),
-        "check-data": Verb(_check_data, config.CheckDataSettings, "read a data set end to end", positional=("root",)),
+        "evaluate": Verb(_evaluate, verbs.EvaluateSettings, "evaluate a run's model", positional=("run",)),
+        "predict": Verb(_predict, verbs.PredictSettings, "answer a question about an image", positional=("model",)),
+        "report": Verb(_report, verbs.ReportSettings, "write a run's report page again", positional=("run",)),
+        "make-data": Verb(_make_data, verbs.MakeDataSettings, "write a synthetic world", positional=("root",)),
+        "check-data": Verb(_check_data, verbs.CheckDataSettings, "read a data set end to end", positional=("root",)),
     },
     presets_package="spatialrgpt.configs",
     legacy_flags={

@@ -11,12 +11,13 @@ from region_training.ranks import choose_device
 from region_training.run_folder import RunFolder
 from transformers import AutoProcessor
 
-from spatialrgpt.config import EvaluateSettings, Settings
+from spatialrgpt.config import Settings
 from spatialrgpt.data import RegionDataset
 from spatialrgpt.evaluate import evaluate
 from spatialrgpt.model import SpatialRGPTForConditionalGeneration
 from spatialrgpt.predict import model_folder
 from spatialrgpt.report import finish_run
+from spatialrgpt.verbs import EvaluateSettings
 
 
 def evaluate_run(settings: EvaluateSettings) -> None:

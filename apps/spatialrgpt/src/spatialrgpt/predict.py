@@ -19,12 +19,12 @@ from rich.console import Console
 from transformers import AutoProcessor
 
 from spatialrgpt.collate import RegionDataCollator
-from spatialrgpt.config import PredictSettings
 from spatialrgpt.data import Frame, make_sample
 from spatialrgpt.evaluate import model_inputs
 from spatialrgpt.model import SpatialRGPTForConditionalGeneration
 from spatialrgpt.pictures import PICTURE_DPI, draw_regions
 from spatialrgpt.processing import SpatialRGPTProcessor
+from spatialrgpt.verbs import PredictSettings
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from pathlib import Path
 from region_training.run_folder import RunFolder
 from rich.console import Console
 
-from sprc.config import CacheSettings, Settings
+from sprc.config import Settings
 from sprc.loading import load_model
 from sprc.opening import open_dataset, use_cached_tokens
+from sprc.verbs import CacheSettings
 
 
 def cache(settings: CacheSettings) -> None:

@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.progress import track
 
 from sprc.building import build_config
-from sprc.config import CheckDataSettings, DataSettings, Settings
+from sprc.config import DataSettings, Settings
 from sprc.configuration import SPRCConfig
 from sprc.opening import box_file_of, box_options_of, read_split, transform_of
 from sprc.regions import RegionReader
 from sprc.text import clean_caption, join_captions
 from sprc.transforms import ImageTransform
 from sprc.triplets import TripletSplit
+from sprc.verbs import CheckDataSettings
 
 MAX_SHOWN = 20
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from region_training.command_line import DEFAULT_PRESET, Application, Verb, resolve_settings
 from region_training.command_line import main as run_command_line
 
-from sprc import config
+from sprc import config, verbs
 
 
 def _train(settings: config.Settings) -> None:
@@ -15,25 +15,25 @@ def _train(settings: config.Settings) -> None:
     train(settings)
 
 
-def _evaluate(settings: config.EvaluateSettings) -> None:
+def _evaluate(settings: verbs.EvaluateSettings) -> None:
     from sprc.evaluate_run import evaluate_run
 
     evaluate_run(settings)
 
 
-def _predict(settings: config.PredictSettings) -> None:
+def _predict(settings: verbs.PredictSettings) -> None:
     from sprc.predict import predict
 
     predict(settings)
 
 
-def _submit(settings: config.SubmitSettings) -> None:
+def _submit(settings: verbs.SubmitSettings) -> None:
     from sprc.submit import submit
 
     submit(settings)
 
 
-def _report(settings: config.ReportSettings) -> None:
+def _report(settings: verbs.ReportSettings) -> None:
     from pathlib import Path
 
     from region_training.run_folder import RunFolder
@@ -43,7 +43,7 @@ def _report(settings: config.ReportSettings) -> None:
     sys.stdout.write(f"{write_page(RunFolder.open(Path(settings.run)))}\n")
 
 
-def _make_data(settings: config.MakeDataSettings) -> None:
+def _make_data(settings: verbs.MakeDataSettings) -> None:
     from pathlib import Path
 
     from sprc.synthetic import write_world
@@ -51,7 +51,7 @@ def _make_data(settings: config.MakeDataSettings) -> None:
     write_world(Path(settings.root), settings.world, dataset=settings.dataset)
 
 
-def _check_data(settings: config.CheckDataSettings) -> int:
+def _check_data(settings: verbs.CheckDataSettings) -> int:
     from sprc.check_data import check_data
 
     named = settings.preset or DEFAULT_PRESET
@@ -61,19 +61,19 @@ def _check_data(settings: config.CheckDataSettings) -> int:
     return check_data(settings, training)
 
 
-def _import_boxes(settings: config.ImportBoxesSettings) -> None:
+def _import_boxes(settings: verbs.ImportBoxesSettings) -> None:
     from sprc.import_boxes import import_boxes
 
     import_boxes(settings)
 
 
-def _cache(settings: config.CacheSettings) -> None:
+def _cache(settings: verbs.CacheSettings) -> None:
     from sprc.cache import cache
 
     cache(settings)
 
 
-def _convert(settings: config.ConvertSettings) -> None:
+def _convert(settings: verbs.ConvertSettings) -> None:
     from sprc.convert import convert
 
     convert(settings)
@@ -84,17 +84,17 @@ APPLICATION = Application(
     description="Composed image retrieval: an image and a sentence about what shall be different find another image.",
     verbs={
         "train": Verb(_train, config.Settings, "train, evaluate and report", presets=True, run_key="run_dir"),
-        "evaluate": Verb(_evaluate, config.EvaluateSettings, "evaluate a run's model", positional=("run",)),
-        "predict": Verb(_predict, config.PredictSettings, "search a folder of images", positional=("model",)),
-        "submit": Verb(_submit, config.SubmitSettings, "write files for CIRR's test server", positional=("run",)),
-        "report": Verb(_report, config.ReportSettings, "write a run's report page again", positional=("run",)),
-        "make-data": Verb(_make_data, config.MakeDataSettings, "write a synthetic world", positional=("root",)),
-        "check-data": Verb(_check_data, config.CheckDataSettings, "read a data set end to end", positional=("root",)),
+        "evaluate": Verb(_evaluate, verbs.EvaluateSettings, "evaluate a run's model", positional=("run",)),
+        "predict": Verb(_predict, verbs.PredictSettings, "search a folder of images", positional=("model",)),
+        "submit": Verb(_submit, verbs.SubmitSettings, "write files for CIRR's test server", positional=("run",)),
+        "report": Verb(_report, verbs.ReportSettings, "write a run's report page again", positional=("run",)),
+        "make-data": Verb(_make_data, verbs.MakeDataSettings, "write a synthetic world", positional=("root",)),
+        "check-data": Verb(_check_data, verbs.CheckDataSettings, "read a data set end to end", positional=("root",)),
         "import-boxes": Verb(
-            _import_boxes, config.ImportBoxesSettings, "make a box file", positional=("source", "output")
+            _import_boxes, verbs.ImportBoxesSettings, "make a box file", positional=("source", "output")
         ),
-        "cache": Verb(_cache, config.CacheSettings, "keep the frozen tower's tokens", positional=("run", "folder")),
-        "convert": Verb(_convert, config.ConvertSettings, "read or write weights", positional=("source", "output")),
+        "cache": Verb(_cache, verbs.CacheSettings, "keep the frozen tower's tokens", positional=("run", "folder")),
+        "convert": Verb(_convert, verbs.ConvertSettings, "read or write weights", positional=("source", "output")),
     },
     presets_package="sprc.configs",
     legacy_flags={

@@ -19,11 +19,11 @@ from torch import Tensor
 from transformers import AutoConfig, Blip2Config
 
 from sprc.building import blip2_config, blip2_weights, fill
-from sprc.config import ConvertSettings
 from sprc.configuration import SPRCConfig
 from sprc.key_map import BLIP2, LAVIS, SPRC, to_own_names, to_their_names
 from sprc.model import SPRCModel
 from sprc.tokenizer import load_tokenizer
+from sprc.verbs import ConvertSettings
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 from region_training.run_folder import RunFolder
 
-from sprc.config import EvaluateSettings, Settings
+from sprc.config import Settings
 from sprc.evaluate import evaluate
 from sprc.loading import load_model
 from sprc.no_region import beside_no_region_run, check_no_region_run
 from sprc.opening import open_dataset
 from sprc.report import finish_run
+from sprc.verbs import EvaluateSettings
 
 
 def evaluate_run(settings: EvaluateSettings) -> None:

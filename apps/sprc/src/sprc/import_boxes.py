@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from roi_region_loss.importers import BoxSelection, import_coco, import_yolo
 
-from sprc.config import ImportBoxesSettings
+from sprc.verbs import ImportBoxesSettings
 
 
 def import_boxes(settings: ImportBoxesSettings) -> None:

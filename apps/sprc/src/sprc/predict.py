@@ -6,7 +6,7 @@ from pathlib import Path
 from region_training.run_folder import RunFolder
 from rich.console import Console
 
-from sprc.config import PredictSettings, Settings
+from sprc.config import Settings
 from sprc.contact_sheet import RetrievalCase, RetrievedImage, write_contact_sheet
 from sprc.encoding import compose_queries, encode_gallery
 from sprc.index import GalleryIndex, IndexKey
@@ -16,6 +16,7 @@ from sprc.opening import transform_of
 from sprc.text import clean_caption
 from sprc.token_cache import file_stamps, weights_hash
 from sprc.transforms import ImageTransform, build_transform
+from sprc.verbs import PredictSettings
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 

@@ -7,12 +7,13 @@ from region_training.run_folder import RunFolder
 from region_training.settings import ConfigError
 from rich.console import Console
 
-from sprc.config import Settings, SubmitSettings
+from sprc.config import Settings
 from sprc.encoding import compose_queries, encode_gallery
 from sprc.index import GalleryIndex
 from sprc.loading import load_model
 from sprc.opening import open_dataset
 from sprc.submission import write_cirr_submission
+from sprc.verbs import SubmitSettings
 
 
 def submit(settings: SubmitSettings) -> None:
