@@ -17,6 +17,7 @@ from lmms.manifest import ManifestEntry
 from lmms.records import parse_record
 from region_training.command_line import resolve_settings
 from region_training.config_tree import flatten, plain_tree
+from region_training.documents import code_blocks, code_words, section, table_rows
 from region_training.presets import preset_names
 from region_training.settings import ConfigError
 from video_autoregressive.testing import write_clip
@@ -30,28 +31,6 @@ KEYS = "### Keys of the guide's YAML"
 FLAGS = "### Flags of `lmms train`"
 
 
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-
-
-def section(path: Path, heading: str) -> str:
-    """The text behind a heading, up to the next one of its rank."""
-    text = path.read_text(encoding="utf-8")
-    assert f"{heading}\n" in text
-    rank = heading.partition(" ")[0]
-    return re.split(rf"^{rank} ", text.partition(f"{heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def rows(text: str, number: int = 0) -> list[list[str]]:
-    """Cells of one of a text's tables, without its head."""
-    table = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)[number]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[2:]]
-
-
-def codes(text: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", text)
-
-
 TEXT = README.read_text(encoding="utf-8")
 
 
@@ -59,17 +38,17 @@ TEXT = README.read_text(encoding="utf-8")
 
 
 def test_the_page_begins_with_the_one_command():
-    assert blocks(TEXT, "bash")[0] == "uv run lmms train\n"
+    assert code_blocks(TEXT, "bash")[0] == "uv run lmms train\n"
 
 
-@pytest.mark.parametrize("text", blocks(TEXT, "yaml"))
+@pytest.mark.parametrize("text", code_blocks(TEXT, "yaml"))
 def test_configurations_resolve(text, tmp_path):
     (tmp_path / "mine.yaml").write_text(text)
     resolve_settings(APPLICATION, "train", ["--config", str(tmp_path / "mine.yaml")])
 
 
 def command_lines() -> list[list[str]]:
-    lines = "\n".join(blocks(TEXT, "bash")).replace("\\\n", " ").splitlines()
+    lines = "\n".join(code_blocks(TEXT, "bash")).replace("\\\n", " ").splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
     return [line[line.index("lmms") + 1 :] for line in words if "lmms" in line]
 
@@ -77,7 +56,7 @@ def command_lines() -> list[list[str]]:
 @pytest.mark.parametrize("words", command_lines(), ids=" ".join)
 def test_commands_parse(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.yaml").write_text(blocks(TEXT, "yaml")[0])
+    (tmp_path / "mine.yaml").write_text(code_blocks(TEXT, "yaml")[0])
     (tmp_path / "guide.yaml").write_text("- {type: trainer, config: {num_train_epochs: 2}}")
     verb, *rest = words
     if verb in APPLICATION.verbs:
@@ -91,27 +70,27 @@ def test_every_verb_is_shown():
 
 
 def test_the_presets_table_lists_every_preset():
-    listed = [codes(row[0])[0] for row in rows(section(README, "## Presets"))]
+    listed = [code_words(row[0])[0] for row in table_rows(section(README, "## Presets"))]
     assert sorted(listed) == preset_names(APPLICATION.presets_package)
 
 
 def test_the_parts_are_the_models(toy):
     sentence = TEXT.partition("The parts of the model are")[2].partition(";")[0]
-    assert codes(sentence) == list(parts_of(toy.config()))
+    assert code_words(sentence) == list(parts_of(toy.config()))
 
 
 def test_who_answers_is_explained():
     (table,) = [text for text in TEXT.split("\n\n") if text.startswith("| row of the table |")]
-    assert [codes(row[0])[0] for row in rows(f"{table}\n")] == [MODEL, SHUFFLED, OTHERS, BLIND]
+    assert [code_words(row[0])[0] for row in table_rows(f"{table}\n")] == [MODEL, SHUFFLED, OTHERS, BLIND]
 
 
 def test_the_records_of_the_page_are_read():
-    for text in blocks(TEXT, "json"):
+    for text in code_blocks(TEXT, "json"):
         for record in json.loads(text):
             assert parse_record(record, "example").videos == ("clips/000017.mp4",)
 
 
-SNIPPETS = blocks(TEXT, "python")
+SNIPPETS = code_blocks(TEXT, "python")
 
 
 def test_there_are_two_snippets():
@@ -145,7 +124,7 @@ def test_snippets_run(snippet, reader):
 
 
 def test_every_item_of_the_guide_has_a_row():
-    items = [row[0] for row in rows(section(GUIDES, GUIDE))]
+    items = [row[0] for row in table_rows(section(GUIDES, GUIDE))]
     assert items == [f"V{number}" for number in range(1, len(items) + 1)]
     assert len(items) == 24
 
@@ -158,7 +137,7 @@ def test_names_of_code_in_the_guides_section_exist():
 
 
 def test_tests_that_the_traps_name_exist():
-    named = [codes(row[-1])[0] for row in rows(section(GUIDES, GUIDE), 1) if codes(row[-1])]
+    named = [code_words(row[-1])[0] for row in table_rows(section(GUIDES, GUIDE), 1) if code_words(row[-1])]
     assert len(named) >= 20
     for name in named:
         assert list(ROOT.glob(f"*/*/tests/{name}.py")), name
@@ -166,8 +145,8 @@ def test_tests_that_the_traps_name_exist():
 
 def test_the_keys_table_is_the_translations():
     stated: dict[str, str | None] = {}
-    for key, target in rows(section(GUIDES, KEYS)):
-        stated |= {name: codes(target)[0] if codes(target) else None for name in codes(key)}
+    for key, target in table_rows(section(GUIDES, KEYS)):
+        stated |= {name: code_words(target)[0] if code_words(target) else None for name in code_words(key)}
     known: dict[str, str | None] = dict(guide_config.TRAINING_KEYS)
     for prefix, table in (
         ("model_config", guide_config.MODEL_KEYS),
@@ -180,43 +159,43 @@ def test_the_keys_table_is_the_translations():
 
 
 @pytest.mark.parametrize(
-    ("example", "target"), [pytest.param(*row[1:], id=row[0]) for row in rows(section(GUIDES, KEYS), 1)]
+    ("example", "target"), [pytest.param(*row[1:], id=row[0]) for row in table_rows(section(GUIDES, KEYS), 1)]
 )
 def test_keys_that_are_read_in_another_way(example, target, tmp_path):
     path = tmp_path / "guide.yaml"
-    path.write_text("[{type: trainer, config: {" + codes(example)[0] + "}}]")
+    path.write_text("[{type: trainer, config: {" + code_words(example)[0] + "}}]")
     if target.startswith("refused"):
         with pytest.raises(ConfigError):
             resolve_settings(APPLICATION, "train", ["--config", str(path)])
         return
     settings = flatten(plain_tree(resolve_settings(APPLICATION, "train", ["--config", str(path)])))
-    for stated in codes(target):
+    for stated in code_words(target):
         key, colon, value = stated.partition(": ")
         assert not colon or str(settings[key]) == value
 
 
 def test_the_flags_table_is_the_applications():
-    table = rows(section(GUIDES, FLAGS))
-    sets = {codes(flag)[0]: codes(target)[0] if codes(target) else None for flag, target, _ in table}
+    table = table_rows(section(GUIDES, FLAGS))
+    sets = {code_words(flag)[0]: code_words(target)[0] if code_words(target) else None for flag, target, _ in table}
     assert sets == dict(APPLICATION.legacy_flags)
 
 
 @pytest.mark.parametrize(
-    ("flag", "target", "example"), [pytest.param(*row, id=row[0]) for row in rows(section(GUIDES, FLAGS))]
+    ("flag", "target", "example"), [pytest.param(*row, id=row[0]) for row in table_rows(section(GUIDES, FLAGS))]
 )
 def test_examples_of_the_flags_table_set_what_it_says(flag, target, example, tmp_path):
     defaults = tmp_path / "defaults.yaml"
     defaults.write_text("")
     base, given = (
         flatten(plain_tree(resolve_settings(APPLICATION, "train", ["--config", str(defaults), *words])))
-        for words in ([], shlex.split(codes(example)[0]))
+        for words in ([], shlex.split(code_words(example)[0]))
     )
-    assert codes(example)[0].replace("-", "_").startswith(codes(flag)[0].replace("-", "_"))
+    assert code_words(example)[0].replace("-", "_").startswith(code_words(flag)[0].replace("-", "_"))
     changed = [key for key in {*base, *given} if base.get(key) != given.get(key)]
     if target.startswith("no effect"):
         assert changed == []
     else:
-        key = codes(target)[0]
+        key = code_words(target)[0]
         assert changed
         assert all(name == key or name.startswith(f"{key}.") for name in changed), changed
 
@@ -225,7 +204,7 @@ def test_examples_of_the_flags_table_set_what_it_says(flag, target, example, tmp
 
 
 def test_records_of_the_formats_page_are_read():
-    records = [parse_record(json.loads(text), "example") for text in blocks(section(FORMATS, "## Video"), "json")]
+    records = [parse_record(json.loads(text), "example") for text in code_blocks(section(FORMATS, "## Video"), "json")]
     assert [(record.videos, record.images) for record in records] == [
         (("clips/000017.mp4",), ()),
         (("clips/000017.mp4",), ("pictures/ball.png",)),
@@ -234,7 +213,7 @@ def test_records_of_the_formats_page_are_read():
 
 
 def test_lines_of_the_manifest_are_read():
-    (text,) = blocks(section(FORMATS, "### The manifest"), "text")
+    (text,) = code_blocks(section(FORMATS, "### The manifest"), "text")
     good, bad = (ManifestEntry.from_row(json.loads(line), "example") for line in text.splitlines())
     assert good.info is not None
     assert good.info.num_frames == 240
