@@ -10,7 +10,7 @@ import pytest
 import torch
 from lmms.building import build_model, parts_of
 from lmms.sample import VideoSample
-from lmms.trainer import AutoregressiveTrainer, VideoLossLog
+from lmms.trainer import NUM_LOOKS, AutoregressiveTrainer, VideoLossLog
 from region_core.losses import LossTerms
 from region_training.deepspeed_presets import deepspeed_config
 from region_training.engine import TrainingJob, train
@@ -249,24 +249,41 @@ def test_the_guides_call_without_the_module_says_so(toy, tmp_path):
         AutoregressiveTrainer(model=model, args=args, train_dataset=Listed([]))
 
 
+def two_scale_log() -> VideoLossLog:
+    return VideoLossLog(Alone(), 1.0, AutoregressiveConfig(enable_multiscale_pooling=True))
+
+
+def log_a_step(log: VideoLossLog, weight: float) -> dict[str, float]:
+    """Log a step whose main loss is 2 and whose reconstruction loss, before its weight, is 1."""
+    terms = LossTerms()
+    terms.add("main", torch.tensor(8.0), 4)
+    for name, total in (
+        ("autoregressive/stride1", 3.0),
+        ("autoregressive/stride2", 1.0),
+        ("autoregressive_copy", 6.0),
+    ):
+        terms.add(name, torch.tensor(total), 2)
+    log.weight = weight
+    log.note_batch(6, [2.0, 4.0])
+    log.add(torch.tensor(0.0), terms, None)
+    return log.drain()[0]
+
+
 def test_a_ratio_that_is_unusual_is_said_once(caplog):
-    log = VideoLossLog(Alone(), 1.0, AutoregressiveConfig(enable_multiscale_pooling=True))
+    log = two_scale_log()
     for weight, expected in ((0.1, 0), (2.0, 1), (2.0, 1)):
-        terms = LossTerms()
-        terms.add("main", torch.tensor(8.0), 4)
-        for name, total in (
-            ("autoregressive/stride1", 3.0),
-            ("autoregressive/stride2", 1.0),
-            ("autoregressive_copy", 6.0),
-        ):
-            terms.add(name, torch.tensor(total), 2)
-        log.weight = weight
-        log.note_batch(6, [2.0, 4.0])
-        log.add(torch.tensor(0.0), terms, None)
-        values, _ = log.drain()
+        values = log_a_step(log, weight)
         assert values["autoregressive_loss_raw"] == pytest.approx((1.5 + 0.5) / 2)
         assert values["total_loss"] == pytest.approx(2.0 + weight)
         assert values["ar_skill"] == pytest.approx(1 - 1.5 / 3.0)
         assert (values["ar_targets"], values["decode_ms"]) == (2.0, 3.0)
         assert caplog.text.count("change loss_weight") == expected
     assert log.drain()[0] == {}
+
+
+def test_a_ratio_is_not_judged_once_the_answers_are_learned(caplog):
+    log = two_scale_log()
+    for _ in range(NUM_LOOKS):
+        log_a_step(log, 0.1)
+    log_a_step(log, 2.0)
+    assert "change loss_weight" not in caplog.text

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 USUAL_RATIO = (0.01, 0.25)
 """Share of the reconstruction loss in the main one below and above which it does nothing, or everything."""
+NUM_LOOKS = 20
+"""Lines of the log in which the share is judged: once the answers are learned, the main loss says nothing about it."""
 
 
 class VideoLossLog(LossLog):
@@ -59,7 +61,7 @@ class VideoLossLog(LossLog):
         self._everybody = ranks
         self._main_weight = main_weight
         self._terms = [] if settings is None else term_names(settings)
-        self._warned = False
+        self._looks = NUM_LOOKS
         self._begin()
 
     def _begin(self) -> None:
@@ -121,7 +123,8 @@ class VideoLossLog(LossLog):
         if values.get("main_loss", 0.0) > 0:
             ratio = values["ar_ratio"] = values["autoregressive_loss"] / values["main_loss"]
             low, high = USUAL_RATIO
-            if self.weight > 0 and not low <= ratio <= high and not self._warned and self._everybody.is_first:
+            self._looks -= 1
+            if self.weight > 0 and not low <= ratio <= high and self._looks >= 0 and self._everybody.is_first:
                 logger.warning(
                     "the reconstruction loss is %.3g of the main loss, outside %g to %g: change loss_weight (%g)",
                     ratio,
@@ -129,7 +132,7 @@ class VideoLossLog(LossLog):
                     high,
                     self.weight,
                 )
-                self._warned = True
+                self._looks = 0
 
 
 class AutoregressiveTrainer(RegionTrainer):
