@@ -1,9 +1,10 @@
-"""What the deformable projector, its looks across two images and places for masks add to PSALM on the small world.
+"""What the deformable projector and its looks across two images add to PSALM, and what the tiny preset's own helps.
 
     uv run --no-sync python benchmarks/psalm_ablations.py --seeds 3 --jobs 2
 
-Every run is a whole `psalm train` of the tiny preset; prints one Markdown table per question. With the baseline
-projector the images of a pair meet in the language model alone, in neither direction.
+Every run is a whole `psalm train` of the tiny preset on the small world; prints one Markdown table per question. With
+the baseline projector the images of a pair meet in the language model alone, in neither direction. The preset's own
+helps are places for masks, and the backbone's maps under regions.
 """
 
 from ablations import PARAMETERS, STEP, Ablation, run

@@ -86,7 +86,7 @@ def test_evaluating_again_gives_the_answers_and_losses_of_the_training_run(used,
 def test_other_records_are_evaluated_beside_the_runs_own(used):
     folder, found = used
     assert found["evaluate others"][0] == 0, found["evaluate others"][1]
-    other = folder / "run" / "evaluations" / "train.json-2-records"
+    other = folder / "run" / "evaluations" / "made-train.json-2-records"
     assert set(json.loads((other / "results.json").read_text())["scores"]) == {"model", "question only"}
     assert len((other / "answers.jsonl").read_text().splitlines()) == 2
     assert (other / "report.html").is_file()

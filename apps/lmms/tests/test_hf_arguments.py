@@ -23,10 +23,9 @@ def test_what_is_not_read_is_named(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         settings_of(arguments(tmp_path), [])
         assert not caplog.records
-        settings_of(arguments(tmp_path, label_smoothing_factor=0.1, optim="adafactor"), [])
+        settings_of(arguments(tmp_path, label_smoothing_factor=0.1, hub_token="secret", save_strategy="epoch"), [])
     (record,) = caplog.records
-    assert "label_smoothing_factor=0.1" in record.message
-    assert "adafactor" in record.message
+    assert record.message.endswith(": label_smoothing_factor, hub_token, save_strategy")
 
 
 def test_every_name_is_an_argument_of_the_library(tmp_path):

@@ -24,9 +24,8 @@ def evaluated(toy, tmp_path_factory) -> tuple[RunFolder, dict[str, str]]:
     write_world(root / "world", WORLD)
     run = RunFolder(root / "run")
     data = DataSettings(synthetic=WORLD, synthetic_root=str(root / "world"), image_size=toy.side)
-    settings = Settings(
-        run_dir=str(run.path), model=toy.settings(), data=data, evaluation=EvaluationSettings(num_pictures=1)
-    )
+    evaluation = EvaluationSettings(max_samples=2, num_pictures=1)
+    settings = Settings(run_dir=str(run.path), model=toy.settings(), data=data, evaluation=evaluation)
     run.begin(settings)
     toy.model(seed=3).save_pretrained(run.model_path)
     toy.processor().save_pretrained(run.model_path)
@@ -82,11 +81,11 @@ def contents(run: RunFolder) -> dict[str, bytes]:
 def test_another_split_and_modes_are_written_beside_the_runs_own(evaluated, capsys):
     run, _ = evaluated
     before = contents(run)
-    words = ["--modes", '["referring"]', "--split", "train", "--baselines", "false"]
-    for count in ("1", "2"):  # again with another setting: the earlier one is replaced
-        assert main(["evaluate", str(run.path), "--device", "cpu", *words, "--max_samples", count]) == 0
-        assert f"{count} records of the split 'train'" in capsys.readouterr().out
-    other = RunFolder.open(run.path / "evaluations" / "train-referring")
+    words = ["--modes", '["referring"]', "--split", "train", "--baselines", "false", "--max_samples", "2"]
+    for size in ("1", "2"):  # again with another setting: the earlier one is replaced
+        assert main(["evaluate", str(run.path), "--device", "cpu", *words, "--batch_size", size]) == 0
+        assert "2 records of the split 'train'" in capsys.readouterr().out
+    other = RunFolder.open(run.path / "evaluations" / "train-referring-2-samples")
     scores = other.read_results()["scores"]
     # The training split itself: the report says that its records were trained on.
     assert str(other.read_results()["note"]).startswith("Not held out: ")
@@ -96,7 +95,7 @@ def test_another_split_and_modes_are_written_beside_the_runs_own(evaluated, caps
     assert list(scores) == ["model"]
     assert {name.split("/")[0] for name in scores["model"]} == {"referring", "score"}
     assert other.read_config()["data"]["eval_split"] == "train"
-    assert other.read_config()["evaluation"]["max_samples"] == 2
+    assert other.read_config()["evaluation"]["batch_size"] == 2
     assert {path.name for path in other.path.iterdir()} == {
         *("config.yaml", "results.json", "report.html", "predictions", "samples"),
     }
@@ -122,7 +121,7 @@ def test_after_seg_task_other_modes_can_be_evaluated(evaluated, tmp_path):
     again.model_path.symlink_to(run.model_path.resolve(), target_is_directory=True)
     words = ["--modes", "[instance]", "--baselines", "false", "--max_samples", "1", "--device", "cpu"]
     assert main(["evaluate", str(again.path), *words]) == 0
-    found = RunFolder(again.path / "evaluations" / "val-instance").read_results()
+    found = RunFolder(again.path / "evaluations" / "val-instance-1-samples").read_results()
     assert list(found["groups"]) == ["instance"]
     assert not again.is_finished
 

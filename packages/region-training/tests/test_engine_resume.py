@@ -257,3 +257,26 @@ def test_a_full_disk_keeps_the_earlier_checkpoints(toy, whole, tmp_path, limit):
     _go_on(toy, run_dir)
     for name, value in toy.weights(whole / "model").items():
         assert torch.equal(value, toy.weights(run_dir / "model")[name])
+
+
+def test_a_last_evaluation_that_fails_costs_neither_checkpoint_nor_export(toy, tmp_path):
+    run_dir, mended = tmp_path / "run", tmp_path / "mended"
+
+    def evaluate(model, step):
+        assert (run_dir / "model").is_dir()
+        assert (run_dir / f"checkpoint-{step}").is_dir()
+        if not mended.exists():
+            raise ValueError("a held-out record cannot be read")
+        return {"score": 1.0}
+
+    def run(rank):
+        def again():
+            return train(toy.job(NUM_SAMPLES, evaluate=evaluate), toy.settings(**BASE), run_dir).metrics
+
+        with pytest.raises(ValueError, match="a held-out record"):
+            again()
+        mended.touch()
+        return [again(), again()]
+
+    assert run_ranks(run, 1, tmp_path / "ranks") == [[{"score": 1.0}] * 2]
+    assert [line["step"] for line in _log(run_dir) if "eval/score" in line] == [8]

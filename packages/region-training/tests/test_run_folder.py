@@ -17,6 +17,7 @@ class Tracker:
 
 @dataclass(frozen=True)
 class Settings:
+    run_dir: str = ""
     name: str = "a"
     sizes: dict[str, float] = field(default_factory=dict)
     tracker: Tracker = field(default_factory=Tracker)
@@ -54,7 +55,10 @@ def test_an_evaluation_lies_beside_the_runs_results_and_begins_again(tmp_path):
         assert beside.path == run.path / "evaluations" / "sets_aall.json-20-records"
         assert not beside.is_finished
         assert beside.read_config()["sizes"] == {"a": accuracy}
+        assert beside.read_config()["run_dir"] == str(beside.path)
         beside.finish({"accuracy": accuracy})
+        assert not (beside.path / "of the first").exists()
+        (beside.path / "of the first").touch()
     assert run.read_results() == {"accuracy": 0.5}
 
 

@@ -35,6 +35,13 @@ def test_markdown_and_terminal_show_the_same_cells():
     assert all(word in text for word in ("Parts [1]", "[red]", "1,234,567", "0.1235"))
 
 
+def test_a_wide_table_is_whole_where_no_terminal_limits_it(capsys):
+    names = tuple(f"a column with a long name {number}" for number in range(5))
+    Table("", names, (names,)).show()
+    shown_lines = capsys.readouterr().out.splitlines()
+    assert all(name in line for line in (shown_lines[1], shown_lines[3]) for name in names)
+
+
 def test_cells():
     assert [format_cell(cell) for cell in (None, True, 12, 1e-7, "x", float("nan"))] == [
         *("-", "yes", "12", "1e-07", "x", "nan")

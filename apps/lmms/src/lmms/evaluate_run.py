@@ -1,14 +1,14 @@
 """`lmms evaluate RUN`: answer held-out questions with a run's model, and write its scores, pictures and report again.
 
-Other records than the run's own, or a part of them, are another question: their answers go to `RUN/evaluations/NAME/`,
-and the run's own results stay.
+Other records than the run's own, a part of them or fewer rows beside the model's are another question: their answers go
+to `RUN/evaluations/NAME/`, and the run's own results stay. So they do where the reconstruction can no longer be scored.
 """
 
 import json
 import logging
 from dataclasses import replace
 
-from region_training.run_folder import RunFolder
+from region_training.run_folder import RunFolder, name_of_other
 from transformers import set_seed
 from video_autoregressive.teacher import Teacher
 
@@ -43,18 +43,23 @@ def evaluate_run(settings: EvaluateSettings) -> None:
             controls=settings.controls,
         ),
     )
-    model, family = load_model(run.path, settings.device, teacher=first_teacher(run, trained))
+    try:
+        teacher, has_teacher = first_teacher(run, trained), True
+    except (OSError, ValueError) as error:
+        logger.warning("the reconstruction is not scored, since its teacher cannot be made again: %s", error)
+        teacher, has_teacher = None, False
+    model, family = load_model(run.path, settings.device, teacher=teacher)
     module = trained.model.autoregressive_config
     held_out = VideoDataset.open(data, data.eval_files, family, autoregressive=module)
     train_data = VideoDataset.open(trained.data, trained.data.train_files, family, autoregressive=module)
-    folder = run if is_own(trained, asked) else open_evaluation(run, asked)
     found = evaluate(
         model,
         held_out,
         asked.evaluation,
         train_records=train_data.readable_records(),
     )
-    finish_run(folder, asked, found, held_out, model)
+    is_own = has_teacher and is_own_question(trained, asked)
+    finish_run(run if is_own else open_evaluation(run, trained, asked), asked, found, held_out, model)
 
 
 def first_teacher(run: RunFolder, trained: Settings) -> Teacher | None:
@@ -65,22 +70,20 @@ def first_teacher(run: RunFolder, trained: Settings) -> Teacher | None:
         trained: Its settings.
 
     Returns:
-        The teacher; None where the model's own tower is it, or where what it was made of is gone or has changed, which
-        a warning says. The reconstruction is not scored then.
+        The teacher; None where the model's own tower is it.
+
+    Raises:
+        OSError: What it was made of is gone.
+        ValueError: What it was made of has changed.
     """
     path = run.path / TEACHER_FILE
     recorded = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     if recorded is None or recorded["kind"] == "shared":
         return None
     set_seed(trained.training.seed)  # a new model's first weights come from it
-    try:
-        model = build_model(
-            trained.model, open_processor(run.path / "processor"), frozen_parts=trained.training.frozen_parts
-        )
-        check_teacher(model.config, recorded)
-    except (OSError, ValueError) as error:
-        logger.warning("the reconstruction is not scored, since its teacher cannot be made again: %s", error)
-        return None
+    processor = open_processor(run.path / "processor")
+    model = build_model(trained.model, processor, frozen_parts=trained.training.frozen_parts)
+    check_teacher(model.config, recorded)
     assert model.autoregressive_module is not None
     return model.autoregressive_module.teacher
 
@@ -96,13 +99,14 @@ def asked_data(trained: DataSettings, settings: EvaluateSettings) -> DataSetting
     )
 
 
-def is_own(trained: Settings, asked: Settings) -> bool:
-    """Whether all of the records that the run is evaluated on, or more, are evaluated."""
-    most, own = asked.evaluation.max_records, trained.evaluation.max_records
-    return asked.data == trained.data and most in (0, own)
+def is_own_question(trained: Settings, asked: Settings) -> bool:
+    """Whether the records that the run is evaluated on, or all, are evaluated, with all rows that it has."""
+    now, own = asked.evaluation, trained.evaluation
+    return asked.data == trained.data and now.max_records in (0, own.max_records) and now.controls >= own.controls
 
 
-def open_evaluation(run: RunFolder, asked: Settings) -> RunFolder:
-    """The folder of an evaluation beside the run's own, named by its record files and how many records."""
+def open_evaluation(run: RunFolder, trained: Settings, asked: Settings) -> RunFolder:
+    """The folder of an evaluation beside the run's own, named by its data and how many records."""
     count = asked.evaluation.max_records
-    return run.begin_evaluation(asked, *asked.data.eval_files, *([f"{count}-records"] if count else []))
+    other = name_of_other(asked.data.root, trained.data.root)
+    return run.begin_evaluation(asked, *other, *asked.data.eval_files, *([f"{count}-records"] if count else []))

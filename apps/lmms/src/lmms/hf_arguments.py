@@ -28,7 +28,7 @@ READ = frozenset(
 SETTLED = frozenset(
     {
         *("remove_unused_columns", "dataloader_pin_memory", "disable_tqdm", "accelerator_config", "debug"),
-        *("do_train", "ddp_find_unused_parameters", "ddp_backend", "local_rank", "logging_strategy"),
+        *("do_train", "ddp_find_unused_parameters", "ddp_backend", "local_rank"),
     }
 )
 """Arguments that the library fills in by itself, or that change nothing that is learned."""
@@ -45,8 +45,9 @@ def settings_of(args: TrainingArguments, frozen_parts: Sequence[str]) -> Trainin
     Raises:
         ConfigError: An argument asks for what the engine does not have.
     """
-    if ignored := without_effect(args):
-        logger.warning("TrainingArguments: %s have no effect here", ", ".join(ignored))
+    ignored = without_effect(args)
+    if ignored and args.process_index == 0:
+        logger.warning("TrainingArguments without effect here: %s", ", ".join(ignored))
     scheduler = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
     if scheduler not in _SCHEDULES:
         raise ConfigError(f"lr_scheduler_type: got {scheduler!r}, expected one of {', '.join(_SCHEDULES)}")
@@ -92,12 +93,13 @@ def _as_list(names: str | list[str] | None) -> list[str]:
 
 
 def without_effect(args: TrainingArguments) -> list[str]:
-    """Arguments that differ from the library's defaults and that nothing here reads, as `name=value`."""
-    return [
-        f"{entry.name}={getattr(args, entry.name)!r}"
+    """Names of arguments that differ from the library's defaults and that nothing here reads; values may be secret."""
+    names = [
+        entry.name
         for entry in fields(args)
         if entry.name not in READ | SETTLED and getattr(args, entry.name) != _default(entry)
     ]
+    return names if args.save_strategy in ("steps", "no") else [*names, "save_strategy"]
 
 
 def _default(entry: Field) -> object:

@@ -65,9 +65,9 @@ _PROJECTOR_FLAGS = {"hidden_dim": "--mm_hidden_dim", "num_heads": "--mm_n_heads"
 def parts_of(config: PSALMConfig) -> dict[str, tuple[str, ...]]:
     """The parts that a model has, as prefixes of parameter names.
 
-    Without the deformable projector there are no sampling offsets, without geometry the region embedder has no weights,
-    without places there is no place embedder, and a language model whose word head is its embeddings has no head of its
-    own.
+    Without the deformable projector there are no sampling offsets, without geometry and levels the region embedder has
+    no weights, without places there is no place embedder, and a language model whose word head is its embeddings has no
+    head of its own.
     """
     parts = dict(PARTS)
     projector = _projector_names(config)

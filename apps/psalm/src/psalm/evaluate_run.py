@@ -1,13 +1,13 @@
 """`psalm evaluate RUN`: answer a split with a run's model, and write its scores, predictions and report again.
 
-Another split, other modes than the run's own or a part of the samples are another question: their answers go to
-`RUN/evaluations/NAME/`, and the run's own results stay.
+Another split, other modes than the run's own, a part of the samples or fewer rows beside the model's are another
+question: their answers go to `RUN/evaluations/NAME/`, and the run's own results stay.
 """
 
 import logging
 from dataclasses import replace
 
-from region_training.run_folder import RunFolder
+from region_training.run_folder import EVALUATIONS, RunFolder
 
 from psalm.config import DataSettings, Settings
 from psalm.data import describe_shared, open_dataset
@@ -39,7 +39,9 @@ def evaluate_run(settings: EvaluateSettings) -> None:
             baselines=settings.baselines,
         ),
     )
-    folder = run if is_own(trained, asked) else open_evaluation(run, trained, asked)
+    is_own = is_own_question(trained, asked)
+    untrained = (run.path if is_own else run.path / EVALUATIONS) / UNTRAINED_SCORES
+    untrained.parent.mkdir(exist_ok=True)
     found = evaluate(
         model,
         processor,
@@ -47,9 +49,10 @@ def evaluate_run(settings: EvaluateSettings) -> None:
         asked.evaluation,
         num_workers=trained.training.num_workers,
         main_mode=data.seg_task,
-        untrained_cache=folder.path / UNTRAINED_SCORES,
+        untrained_cache=untrained,
     )
-    finish_run(folder, asked, found, held_out, has_model=folder is run)
+    folder = run if is_own else open_evaluation(run, trained, asked)
+    finish_run(folder, asked, found, held_out, has_model=is_own)
 
 
 def asked_data(trained: DataSettings, settings: EvaluateSettings) -> DataSettings:
@@ -60,9 +63,10 @@ def asked_data(trained: DataSettings, settings: EvaluateSettings) -> DataSetting
     return replace(data, modes=settings.modes, seg_task=None, cross_image_seg_task=True)
 
 
-def is_own(trained: Settings, asked: Settings) -> bool:
-    """Whether all of the samples that the run is evaluated on, or more, are evaluated."""
-    return asked.data == trained.data and asked.evaluation.max_samples in (0, trained.evaluation.max_samples)
+def is_own_question(trained: Settings, asked: Settings) -> bool:
+    """Whether the samples that the run is evaluated on, or all, are evaluated, with all rows that it has."""
+    now, own = asked.evaluation, trained.evaluation
+    return asked.data == trained.data and now.max_samples in (0, own.max_samples) and now.baselines >= own.baselines
 
 
 def open_evaluation(run: RunFolder, trained: Settings, asked: Settings) -> RunFolder:

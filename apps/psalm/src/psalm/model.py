@@ -257,6 +257,8 @@ class PSALMModel(PreTrainedModel):
             config.image_token_id: tokens[:batch_size],
             config.region_token_id: regions,
             config.query_token_id: self.mask_queries(batch_size),
+            # Without them, a sequence that has some, of another model's processor, is an error.
+            config.aligned_token_id: tokens.new_zeros((0, tokens.shape[-1])),
         }
         words = self.get_input_embeddings()(input_ids)
         similarity = None

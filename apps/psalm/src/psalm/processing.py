@@ -173,9 +173,10 @@ class PSALMProcessor(ProcessorMixin):
         ]
         ids = [*head, *listed, *tail]
         if len(ids) > self.max_length:
+            num_image = self.num_image_tokens + num_aligned
             raise ValueError(
                 f"{where}: {len(conditions)} candidates make a sequence of {len(ids)} tokens ({len(listed)} for the "
-                f"candidates, {self.num_image_tokens} for the image, {self.num_queries} mask tokens), the longest is "
+                f"candidates, {num_image} for the image, {self.num_queries} mask tokens), the longest is "
                 f"{self.max_length}; shorten the candidates or divide them among several samples or calls "
                 "(model.max_length, --model_max_length, is set when a model is trained)"
             )

@@ -1,14 +1,14 @@
 """`spatialrgpt evaluate RUN`: answer a split with a run's model, and write its scores, pictures and report again.
 
-Other data than the run's own, or a part of them, are another question: their answers go to `RUN/evaluations/NAME/`, and
-the run's own results stay.
+Other data than the run's own, a part of them or fewer answers in words are another question: their answers go to
+`RUN/evaluations/NAME/`, and the run's own results stay.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
 from region_training.ranks import choose_device
-from region_training.run_folder import RunFolder
+from region_training.run_folder import RunFolder, name_of_other
 from transformers import AutoProcessor
 
 from spatialrgpt.config import Settings
@@ -31,8 +31,8 @@ def evaluate_run(settings: EvaluateSettings) -> None:
     held_out = RegionDataset(Path(asked.data.root), asked.data.eval_split, processor, with_answers=False)
     train_data = RegionDataset(Path(trained.data.root), trained.data.train_split, processor)
     model = model.to(choose_device(settings.device)).eval()
-    place = run if is_own(trained, asked) else open_evaluation(run, asked)
-    finish_run(place, asked, evaluate(model, held_out, asked.evaluation, train_dataset=train_data), held_out)
+    found = evaluate(model, held_out, asked.evaluation, train_dataset=train_data)
+    finish_run(run if is_own_question(trained, asked) else open_evaluation(run, trained, asked), asked, found, held_out)
 
 
 def asked_settings(trained: Settings, settings: EvaluateSettings) -> Settings:
@@ -49,12 +49,15 @@ def asked_settings(trained: Settings, settings: EvaluateSettings) -> Settings:
     return replace(trained, data=data, evaluation=evaluation)
 
 
-def is_own(trained: Settings, asked: Settings) -> bool:
-    """Whether all of the questions that the run is evaluated on, or more, are evaluated."""
-    return asked.data == trained.data and asked.evaluation.max_records in (0, trained.evaluation.max_records)
+def is_own_question(trained: Settings, asked: Settings) -> bool:
+    """Whether the questions that the run is evaluated on, or all, are answered, and as many or all of them in words."""
+    now, own = asked.evaluation, trained.evaluation
+    texts = (-1, own.generate_records)
+    return asked.data == trained.data and now.max_records in (0, own.max_records) and now.generate_records in texts
 
 
-def open_evaluation(run: RunFolder, asked: Settings) -> RunFolder:
-    """The folder of an evaluation beside the run's own, named by its split and how many questions."""
+def open_evaluation(run: RunFolder, trained: Settings, asked: Settings) -> RunFolder:
+    """The folder of an evaluation beside the run's own, named by its data and how many questions."""
     count = asked.evaluation.max_records
-    return run.begin_evaluation(asked, asked.data.eval_split, *([f"{count}-records"] if count else []))
+    other = name_of_other(asked.data.root, trained.data.root)
+    return run.begin_evaluation(asked, *other, asked.data.eval_split, *([f"{count}-records"] if count else []))

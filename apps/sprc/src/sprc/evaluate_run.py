@@ -1,12 +1,12 @@
 """`sprc evaluate RUN`: search a split with a run's model, and write its recalls, contact sheet and report again.
 
-Other data than the run's own are another question: their results go to `RUN/evaluations/SPLIT/`, and the run's own
-stay.
+Other data than the run's own, or fewer rows beside the model's, are another question: their results go to
+`RUN/evaluations/NAME/`, and the run's own stay.
 """
 
 from dataclasses import replace
 
-from region_training.run_folder import RunFolder
+from region_training.run_folder import RunFolder, name_of_other
 
 from sprc.config import Settings
 from sprc.evaluate import evaluate
@@ -41,5 +41,12 @@ def evaluate_run(settings: EvaluateSettings) -> None:
     found = evaluate(model, tokenizer, held_out, options)
     if trained.model.use_region_loss:
         found = beside_no_region_run(found, data=data, split=split, options=options, device=settings.device)
-    place = run if data == trained.data else run.begin_evaluation(asked, split)
+    is_own = data == trained.data and options.ablations >= trained.evaluation.ablations
+    place = run if is_own else open_evaluation(run, trained, asked)
     finish_run(place, asked, found, held_out, model=model if model.use_region_loss else None)
+
+
+def open_evaluation(run: RunFolder, trained: Settings, asked: Settings) -> RunFolder:
+    """The folder of an evaluation beside the run's own, named by its data."""
+    other = name_of_other(asked.data.root, trained.data.root)
+    return run.begin_evaluation(asked, *other, asked.data.eval_split)

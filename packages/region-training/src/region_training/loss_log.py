@@ -103,6 +103,13 @@ class MetricsFile:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
+    def has_evaluation(self, step: int) -> bool:
+        """Whether a line of this step holds an evaluation; False on ranks that do not write."""
+        if not self._writes or not self._path.exists():
+            return False
+        lines = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
+        return any(line["step"] == step and any(name.startswith("eval/") for name in line) for line in lines)
+
     def keep_until(self, step: int) -> None:
         """Drop the lines after `step`, and a last line that a killed process left unfinished."""
         if not self._writes or not self._path.exists():

@@ -11,8 +11,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
 
@@ -108,18 +109,19 @@ class RunFolder:
         return "resumed" if any(self.path.glob("checkpoint-*")) else "new"
 
     def begin_evaluation(self, settings: object, *names: str) -> "RunFolder":
-        """A folder for other questions than the run's own, whose results stay: `evaluations/NAME`.
+        """A new folder for other questions than the run's own, whose results stay: `evaluations/NAME`.
 
         Args:
-            settings: The run's settings as this evaluation has them.
-            names: What is evaluated, in a few words; an earlier evaluation of the same name is replaced.
+            settings: The run's settings as this evaluation has them: a dataclass with `run_dir`, which becomes this
+                folder.
+            names: What was evaluated, in a few words. An earlier evaluation of the same name is deleted: call this when
+                the new results are there.
         """
-        name = "-".join(name.replace("/", "_").replace("*", "all") for name in names)
+        name = "-".join(name.strip("/").replace("/", "_").replace("*", "all") for name in names)
         folder = RunFolder(self.path / EVALUATIONS / name)
-        if _is_main_process():
-            # Without its results a folder may begin again, with whatever settings.
-            folder.results_path.unlink(missing_ok=True)
-        folder.begin(settings, may_differ=tuple(plain_tree(settings)))
+        if _is_main_process() and folder.path.exists():
+            shutil.rmtree(folder.path)
+        folder.begin(replace(cast("Any", settings), run_dir=str(folder.path)))
         return folder
 
     def finish(self, results: Mapping[str, object]) -> None:
@@ -177,6 +179,11 @@ class RunFolder:
                 + "\n".join(lines)
                 + "\nGive this run a folder of its own, or delete that one."
             )
+
+
+def name_of_other(root: str, own: str) -> tuple[str, ...]:
+    """What a folder of data is called in the name of an evaluation; nothing where it is the run's own."""
+    return () if root == own else (Path(root).resolve().name,)
 
 
 def write_atomically(path: Path, text: str) -> None:

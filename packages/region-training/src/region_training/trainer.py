@@ -265,7 +265,8 @@ class RegionTrainer(Trainer):
             self.network.train()
             self.own.parts.hold_frozen()
         self.last_evaluation = metrics
-        if step > self.resumed_step:
+        # A resumed run may evaluate its step again, or for the first time if it ended while it did.
+        if step > self.resumed_step or not self.metrics_file.has_evaluation(step):
             values = {f"eval/{name}": value for name, value in metrics.items()}
             self.metrics_file.append(step, self.state.epoch or 0.0, values)
         super().log({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
