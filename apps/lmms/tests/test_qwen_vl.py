@@ -119,6 +119,13 @@ def test_another_layer_of_the_tower_is_refused(qwen):
         qwen.model(autoregressive_config=qwen.autoregressive(teacher_layer=1))
 
 
+def test_a_library_that_would_drop_the_videos_is_refused(qwen, monkeypatch):
+    forward = lambda self, input_ids=None, **kwargs: None  # noqa: E731 - as it was in transformers 5.17
+    monkeypatch.setattr(type(qwen.model().lmm.model), "forward", forward)
+    with pytest.raises(ValueError, match=rf"{qwen.model_type} needs transformers 5\.18 or later, got \d"):
+        qwen.model()
+
+
 def test_token_layouts_are_the_models_own(qwen):
     from video_autoregressive.config import VideoTokenConfig
 

@@ -29,6 +29,7 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
     LlavaOnevisionCausalLMOutputWithPast,
     LlavaOnevisionModelOutputWithPast,
 )
+from transformers.utils import output_capturing
 from video_autoregressive.features import FrameFeatures
 from video_autoregressive.token_layout import VideoTokenLayout
 
@@ -274,8 +275,9 @@ class OnevisionBackbone(Backbone):
         """Features that the model uses, those that a teacher shows, and whatever else the tower has computed."""
         used, shown = self._used, self._shown
         pixels = self.normalise(pixels, 1, cast("PreTrainedModel", tower).dtype)
-        # A list keeps these states alone, where the library can; else it keeps all, which is as right.
-        outputs = tower(pixels, output_hidden_states=sorted({*used, *shown}))
+        # A list keeps these states alone. Older versions count its entries in another way; there all states are kept.
+        kept = sorted({*used, *shown}) if hasattr(output_capturing, "selected_hidden_states") else True
+        outputs = tower(pixels, output_hidden_states=kept)
         states = outputs.hidden_states
         # What lies behind the layer that is used would have no gradient on any rank.
         unused = [value for value in outputs.values() if isinstance(value, Tensor)]

@@ -8,11 +8,13 @@ The tower merges two frames into one step in time, and squares of patches into t
 merger and averaged over the square, so they lie on the tokens' grid. It looks at each step alone: nothing leaks.
 """
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
+import transformers
 from einops import rearrange
 from jaxtyping import Bool, Float, Int, Num
 from region_core.losses import touch
@@ -50,8 +52,12 @@ class QwenBackbone(Backbone):
         """Nothing to do: the library's forward is used.
 
         Raises:
-            ValueError: Another layer of the tower was asked for than the one that the merger reads.
+            ValueError: Another layer of the tower was asked for than the one that the merger reads, or the library is
+                too old.
         """
+        if "mm_encoder_outputs" not in inspect.signature(_plain(lmm).model.forward).parameters:
+            # It would be swallowed, and the videos with it.
+            raise ValueError(f"{self.model_type} needs transformers 5.18 or later, got {transformers.__version__}")
         if self.teacher_layer not in (None, -1):
             raise ValueError(f"teacher_layer: got {self.teacher_layer}, expected none for {self.model_type}: the last")
 
