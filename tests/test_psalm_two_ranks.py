@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from psalm.building import build_config, build_model, build_processor, parts_of
 from psalm.cli import APPLICATION
 from psalm.collate import SegmentationCollator
