@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from psalm.building import build_config, build_model, build_processor, parts_of
 from psalm.cli import APPLICATION
 from psalm.collate import SegmentationCollator
@@ -59,12 +60,13 @@ def _samples(dataset):
 def _quiet(model):
     """The model's settings without dropout and drop path: nothing random is left but the samples' own points.
 
-    Points are anywhere: which ones are the least certain would hang on the last bit of a weight.
+    Points are anywhere: which ones are the least certain would hang on the last bit of a weight. Regions are known by
+    their image tokens: beside all maps the projector's gradients are so small that Adam steps by their rounding errors.
     """
     swin = {**(model.swin or {}), "drop_path_rate": 0.0}
     language = {**(model.language or {}), "resid_pdrop": 0.0}
     criterion = dataclasses.replace(model.criterion, importance_ratio=0.0)
-    return dataclasses.replace(model, swin=swin, language=language, criterion=criterion)
+    return dataclasses.replace(model, swin=swin, language=language, criterion=criterion, region_levels=False)
 
 
 @pytest.fixture(scope="module")
@@ -159,10 +161,9 @@ def test_weights_equal_one_process(runs, name):
     moved = {key: (value - before[key]).norm().item() for key, value in one.items() if value.is_floating_point()}
     # Weights that stay where they were would be equal as well; some biases have no gradient by nature.
     assert sum(distance > 1e-4 for distance in moved.values()) > 0.9 * len(moved)
-    assert all(distance > 1e-5 for key, distance in moved.items() if key.startswith("projector."))
-    # Of single numbers whose gradient is next to nothing Adam makes whole steps, in the direction of a rounding error.
-    apart = {key: (two[key] - one[key]).norm().item() for key in moved}
-    assert {key: distance for key, distance in apart.items() if distance > 0.01 * moved[key] + 2e-5} == {}
+    assert all(distance > 1e-4 for key, distance in moved.items() if key.startswith("projector."))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-5, atol=5e-6, msg=lambda text, key=key: f"{key}: {text}")
 
 
 def test_the_command_under_zero3_evaluates_on_both_ranks_as_one_process_does(

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from psalm.loading import load_model, model_folder, open_processor
+from psalm.loading import load_model, open_processor
+from region_training.loading import model_folder
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,10 @@
 import logging
 from pathlib import Path
 
+from region_training.loading import model_folder
 from video_autoregressive.config import VideoTokenConfig
 
-from lmms.loading import model_folder, open_processor
+from lmms.loading import open_processor
 from lmms.model import VideoLMM
 from lmms.verbs import ConvertSettings
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal, cast
 
+from region_training.loading import model_folder
 from region_training.ranks import choose_device
 from transformers import AutoProcessor
 
@@ -32,16 +33,3 @@ def open_processor(folder: Path | str) -> PSALMProcessor:
     if not (Path(folder) / "processor_config.json").is_file():
         raise ValueError(f"{str(folder)!r}: no processor_config.json there, which a model is saved with")
     return cast("PSALMProcessor", AutoProcessor.from_pretrained(folder))
-
-
-def model_folder(folder: Path | str) -> Path:
-    """The folder of the weights: the one given, or `model` in a run folder.
-
-    Raises:
-        ValueError: Neither holds a model.
-    """
-    path = Path(folder)
-    for candidate in (path, path / "model"):
-        if (candidate / "model.safetensors").is_file() or (candidate / "model.safetensors.index.json").is_file():
-            return candidate
-    raise ValueError(f"{str(path)!r}: no model.safetensors there or in its folder `model`; is the run finished?")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal, cast
 
+from region_training.loading import model_folder
 from region_training.ranks import choose_device
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -27,16 +28,3 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # Annotated as possibly None, which it never is.
     return cast("PreTrainedTokenizerBase", tokenizer)
-
-
-def model_folder(folder: Path | str) -> Path:
-    """The folder of the weights: the one given, or `model` in a run folder.
-
-    Raises:
-        ValueError: Neither holds a model.
-    """
-    path = Path(folder)
-    for candidate in (path, path / "model"):
-        if (candidate / "model.safetensors").is_file() or (candidate / "model.safetensors.index.json").is_file():
-            return candidate
-    raise ValueError(f"{str(path)!r}: no model.safetensors there or in its folder `model`; is the run finished?")

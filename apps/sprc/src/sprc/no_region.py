@@ -8,6 +8,7 @@ import logging
 from dataclasses import replace
 
 from region_training.config_tree import flatten, plain_tree
+from region_training.loading import model_folder
 from region_training.run_folder import HARMLESS_KEYS, RunFolder
 from region_training.settings import ConfigError
 
@@ -15,7 +16,7 @@ from sprc.config import DataSettings, Device, EvaluationSettings, Settings
 from sprc.configuration import SPRCConfig
 from sprc.evaluate import MODEL, Evaluation, evaluate
 from sprc.fingerprint import fingerprint
-from sprc.loading import load_model, model_folder
+from sprc.loading import load_model
 from sprc.opening import open_dataset
 
 logger = logging.getLogger(__name__)

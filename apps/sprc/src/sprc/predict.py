@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+from region_training.loading import model_folder
 from region_training.run_folder import RunFolder
 from rich.console import Console
 
@@ -10,7 +11,7 @@ from sprc.config import Settings
 from sprc.contact_sheet import RetrievalCase, RetrievedImage, write_contact_sheet
 from sprc.encoding import compose_queries, encode_gallery
 from sprc.index import GalleryIndex, IndexKey
-from sprc.loading import load_model, model_folder
+from sprc.loading import load_model
 from sprc.model import SPRCModel
 from sprc.opening import transform_of
 from sprc.text import clean_caption

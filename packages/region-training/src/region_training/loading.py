@@ -50,6 +50,19 @@ def load_pretrained(model_class: type[Model], path: str | Path, *, allow_missing
     return model
 
 
+def model_folder(folder: Path | str) -> Path:
+    """The folder of the weights: the one given, or `model` in a run folder.
+
+    Raises:
+        ValueError: Neither holds a model.
+    """
+    path = Path(folder)
+    for candidate in (path, path / "model"):
+        if (candidate / "model.safetensors").is_file() or (candidate / "model.safetensors.index.json").is_file():
+            return candidate
+    raise ValueError(f"{str(path)!r}: no model.safetensors there or in its folder `model`; is the run finished?")
+
+
 @contextmanager
 def whole_weights() -> Generator[None]:
     """Open pretrained parts whole where ZeRO-3 would partition them at load.
