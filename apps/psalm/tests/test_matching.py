@@ -3,7 +3,8 @@
 import pytest
 import torch
 from psalm.config import CriterionConfig
-from psalm.matching import match_targets
+from psalm.matching import Matched, match_targets
+from psalm.points import SeededPoints
 from psalm.targets import SegmentationTargets
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerHungarianMatcher
 
@@ -32,8 +33,18 @@ def targets_of(masks: torch.Tensor, conditions: list[list[int]], owner: list[int
 def match(mask_logits, condition_logits, kinds, targets, condition_mask=None):
     mask = torch.ones(len(kinds), condition_logits.shape[-1], dtype=torch.bool)
     mask = mask if condition_mask is None else condition_mask
-    matches = match_targets(mask_logits, condition_logits, torch.tensor(kinds), mask, targets, CONFIG)
-    return [(queries.tolist(), rows.tolist()) for queries, rows in matches]
+    (matched,) = match_targets([mask_logits], [condition_logits], torch.tensor(kinds), mask, targets, CONFIG)
+    return by_sample(matched, targets, len(kinds))
+
+
+def by_sample(matched: Matched, targets: SegmentationTargets, batch_size: int) -> list[tuple[list[int], list[int]]]:
+    """Per sample its queries, and for each the row of its target among the sample's own."""
+    first = [int((targets.owner < sample).sum()) for sample in range(batch_size)]
+    found: list[tuple[list[int], list[int]]] = [([], []) for _ in range(batch_size)]
+    for sample, query, target in zip(*(column.tolist() for column in matched), strict=True):
+        found[sample][0].append(query)
+        found[sample][1].append(target - first[sample])
+    return found
 
 
 def test_masks_find_their_targets():
@@ -55,9 +66,25 @@ def test_equality_with_transformers():
     expected = library(mask_logits, condition_logits, [masks[:2].float(), masks[2:].float()], [labels[:2], labels[2:]])
     torch.manual_seed(3)
     valid = torch.ones(2, 4, dtype=torch.bool)
-    found = match_targets(mask_logits, condition_logits, torch.tensor([0, 0]), valid, targets, CONFIG)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert [part.tolist() for part in ours] == [part.tolist() for part in theirs]
+    (found,) = match_targets([mask_logits], [condition_logits], torch.tensor([0, 0]), valid, targets, CONFIG)
+    assert by_sample(found, targets, 2) == [tuple(part.tolist() for part in sample) for sample in expected]
+
+
+def test_every_prediction_is_matched_by_itself():
+    """All together as one by one, with the points that each sample draws."""
+    generator = torch.Generator().manual_seed(0)
+    mask_logits = [torch.randn(3, 5, 8, 8, generator=generator) for _ in range(3)]
+    condition_logits = [torch.randn(3, 5, 4, generator=generator) for _ in range(3)]
+    masks = torch.rand(6, 32, 32, generator=generator) < 0.5
+    conditions = torch.nn.functional.one_hot(torch.tensor([0, 2, 1, 1, 0, 2]), 4).bool()
+    targets = SegmentationTargets(masks, torch.tensor([0, 0, 2, 2, 2, 2]), conditions)
+    given = (torch.tensor([CLASS_NAME, SENTENCE, REGION]), torch.ones(3, 4, dtype=torch.bool), targets, CONFIG)
+    together = SeededPoints([1, 2, 3], torch.device("cpu"))
+    found = match_targets(mask_logits, condition_logits, *given, draw_points=together)
+    apart = SeededPoints([1, 2, 3], torch.device("cpu"))
+    for number, matched in enumerate(found):
+        (alone,) = match_targets([mask_logits[number]], [condition_logits[number]], *given, draw_points=apart)
+        assert all(map(torch.equal, matched, alone))
 
 
 @pytest.mark.parametrize(("kind", "expected"), [(CLASS_NAME, [1, 0]), (SENTENCE, [0, 1]), (REGION, [0, 1])])

@@ -53,4 +53,5 @@ def test_a_sample_draws_the_same_points_whatever_stands_beside_it():
         drawn = both([0, 0, 1], num_points, device)
         assert torch.equal(drawn[2:], alone([0], num_points, device))
         assert len(drawn.flatten(0, 1).unique(dim=0)) == 3 * num_points
+    assert torch.equal(both([0, 1, 0], 3, device)[1:2], alone([0], 3, device))
     assert both([], 4, device).shape == (0, 4, 2)

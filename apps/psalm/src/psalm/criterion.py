@@ -7,7 +7,6 @@ All five terms are always there, with count 0 where a batch has none of their ki
 
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,7 +17,7 @@ from transformers.models.mask2former.modeling_mask2former import dice_loss, sigm
 
 from psalm.config import CriterionConfig
 from psalm.mask_decoder import DecodedMasks
-from psalm.matching import CLASS_NAME, match_targets
+from psalm.matching import CLASS_NAME, Matched, match_targets
 from psalm.modes import CONDITION_KINDS, ConditionKind
 from psalm.points import DrawPoints, random_points, read_points, uncertain_points
 from psalm.targets import SegmentationTargets
@@ -28,20 +27,6 @@ LOSS_DICE = "loss_dice"
 CONDITION_LOSSES = MappingProxyType[ConditionKind, str](
     {"class_name": "loss_class_name_class", "sentence": "loss_SEG_class", "region": "loss_region_class"}
 )
-
-
-class Matched(NamedTuple):
-    """Matched pairs of all samples.
-
-    Attributes:
-        sample: Sample of each pair.
-        query: Query of each pair.
-        target: Row of each pair's target among all targets of the batch.
-    """
-
-    sample: Int[Tensor, " pairs"]
-    query: Int[Tensor, " pairs"]
-    target: Int[Tensor, " pairs"]
 
 
 def segmentation_losses(
@@ -71,25 +56,21 @@ def segmentation_losses(
         the mean binary cross-entropy over queries, in which the wanted queries weigh as much as all others together.
     """
     batch_size, num_queries = condition_logits[0].shape[:2]
-    num_targets = targets.counts(batch_size)
-    totals: dict[str, list[Tensor]] = {name: [] for name in (LOSS_MASK, LOSS_DICE, *CONDITION_LOSSES.values())}
+    mask_logits = decoded.mask_logits
     with torch.autocast(kinds.device.type, enabled=False):
-        for mask_logits, logits in zip(decoded.mask_logits, condition_logits, strict=True):
-            matches = match_targets(
-                mask_logits, logits, kinds, condition_mask, targets, config, draw_points=draw_points
-            )
-            matched = _pack(matches, num_targets)
-            mask, dice = _mask_sums(mask_logits.float(), matched, targets, config, draw_points)
-            totals[LOSS_MASK].append(mask)
-            totals[LOSS_DICE].append(dice)
-            sums = _condition_sums(logits.float(), kinds, condition_mask, matched, targets, config)
-            for kind, total in sums.items():
-                totals[CONDITION_LOSSES[kind]].append(total)
-    counts = _count(kinds.tolist(), num_targets, condition_mask.sum(dim=1).tolist(), num_queries, config)
+        matches = match_targets(
+            mask_logits, condition_logits, kinds, condition_mask, targets, config, draw_points=draw_points
+        )
+        mask_sums = _mask_sums(mask_logits, matches, targets, config, draw_points)
+        totals = dict(zip((LOSS_MASK, LOSS_DICE), mask_sums, strict=True))
+        for kind, total in _condition_sums(condition_logits, kinds, condition_mask, matches, targets, config).items():
+            totals[CONDITION_LOSSES[kind]] = total
+    num_conditions = condition_mask.sum(dim=1).tolist()
+    counts = _count(kinds.tolist(), targets.counts(batch_size), num_conditions, num_queries, config)
     weights = {LOSS_MASK: config.mask_weight, LOSS_DICE: config.dice_weight}
     losses = LossTerms()
-    for name, layers in totals.items():
-        losses.add(name, torch.stack(layers).sum(), counts[name], weights.get(name, config.class_weight))
+    for name, total in totals.items():
+        losses.add(name, total, counts[name], weights.get(name, config.class_weight))
     return losses
 
 
@@ -135,46 +116,41 @@ def _count(
     return counts
 
 
-def _pack(matches: Sequence[tuple[Tensor, Tensor]], num_targets: Sequence[int]) -> Matched:
-    """Matches of all samples, with targets counted over the whole batch."""
-    samples, queries, rows, first = [], [], [], 0
-    for sample, ((query, row), count) in enumerate(zip(matches, num_targets, strict=True)):
-        samples.append(torch.full_like(query, sample))
-        queries.append(query)
-        rows.append(row + first)
-        first += count
-    return Matched(torch.cat(samples), torch.cat(queries), torch.cat(rows))
-
-
 def _mask_sums(
-    mask_logits: Float[Tensor, "batch queries height width"],
-    matched: Matched,
+    mask_logits: Sequence[Float[Tensor, "batch queries height width"]],
+    matches: Sequence[Matched],
     targets: SegmentationTargets,
     config: CriterionConfig,
     draw_points: DrawPoints,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Cross-entropy and dice loss of the matched masks, each a mean over points, summed over masks."""
-    if len(matched.target) == 0:
-        return touch(mask_logits), touch(mask_logits)
-    predicted = mask_logits[matched.sample, matched.query]
-    points = uncertain_points(predicted, matched.sample.tolist(), config, draw_points)
-    wanted = read_points(targets.masks[matched.target].float(), points)
+    """Cross-entropy and dice loss of the matched masks, each a mean over points, summed over masks and predictions."""
+    samples = [sample for matched in matches for sample in matched.sample.tolist()]
+    if not samples:
+        return touch(*mask_logits), touch(*mask_logits)
+    pairs = zip(mask_logits, matches, strict=True)
+    predicted = torch.cat([logits[matched.sample, matched.query].float() for logits, matched in pairs])
+    points = uncertain_points(predicted, samples, config, draw_points)
+    wanted = read_points(targets.masks[torch.cat([matched.target for matched in matches])].float(), points)
     logits = read_points(predicted, points)
     # Both divide by the number of masks they are given: 1 leaves the sum.
     return sigmoid_cross_entropy_loss(logits, wanted, 1), dice_loss(logits, wanted, 1)
 
 
 def _condition_sums(
-    logits: Float[Tensor, "batch queries conditions"],
+    condition_logits: Sequence[Float[Tensor, "batch queries conditions"]],
     kinds: Int[Tensor, " batch"],
     condition_mask: Bool[Tensor, "batch conditions"],
-    matched: Matched,
+    matches: Sequence[Matched],
     targets: SegmentationTargets,
     config: CriterionConfig,
 ) -> dict[ConditionKind, Float[Tensor, ""]]:
-    """Loss of every kind of condition, each in the graph whatever kinds the batch has."""
+    """Loss of every kind of condition over all predictions, each in the graph whatever kinds the batch has."""
+    # Predictions stand one under the other, as if they were samples.
+    logits = torch.cat([of_prediction.float() for of_prediction in condition_logits])
     wanted = torch.zeros_like(logits, dtype=torch.bool)
-    wanted[matched.sample, matched.query] = targets.conditions[matched.target]
+    for number, matched in enumerate(matches):
+        wanted[matched.sample + number * len(kinds), matched.query] = targets.conditions[matched.target]
+    kinds, condition_mask = kinds.repeat(len(matches)), condition_mask.repeat(len(matches), 1)
     per_condition = _balanced_cross_entropy(logits, wanted)
     sums: dict[ConditionKind, Tensor] = {}
     for index, kind in enumerate(CONDITION_KINDS):

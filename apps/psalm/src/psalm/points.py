@@ -31,6 +31,8 @@ def random_points(
 class SeededPoints:
     """Points that every sample draws from a generator of its own, one call after the other.
 
+    What a sample gets in a call depends on its own number of maps alone.
+
     Args:
         seeds: One per sample of the batch.
         device: Of the generators.
@@ -42,12 +44,16 @@ class SeededPoints:
     def __call__(
         self, samples: Sequence[int], num_points: int, device: torch.device
     ) -> Float[Tensor, "maps {num_points} 2"]:
-        """Points for maps that lie sample by sample."""
+        """Points for maps in any order."""
+        if not samples:
+            return torch.zeros(0, num_points, 2, device=device)
         drawn = [
             torch.rand(len(list(maps)), num_points, 2, device=device, generator=self._generators[sample])
-            for sample, maps in groupby(samples)
+            for sample, maps in groupby(sorted(samples))
         ]
-        return torch.cat(drawn) if drawn else torch.zeros(0, num_points, 2, device=device)
+        # Drawn sample by sample, handed out in the order of the maps.
+        place = torch.tensor(samples).argsort(stable=True).argsort()
+        return torch.cat(drawn)[place.to(device)]
 
 
 def read_points(
@@ -55,6 +61,13 @@ def read_points(
 ) -> Float[Tensor, "rows points"]:
     """Bilinear samples of one map per row; what lies outside is zero."""
     return sample_point(maps[:, None], points, align_corners=False).squeeze(1)
+
+
+def read_points_of_all(
+    maps: Float[Tensor, "batch maps height width"], points: Float[Tensor, "batch points 2"]
+) -> Float[Tensor, "batch maps points"]:
+    """Bilinear samples of all maps of a sample at the same points."""
+    return sample_point(maps, points, align_corners=False)
 
 
 @torch.no_grad()
@@ -68,7 +81,7 @@ def uncertain_points(
 
     Args:
         logits: Masks.
-        samples: Sample of each, in ascending order.
+        samples: Sample of each.
         config: `oversample_ratio` times `num_points` are drawn; of these the ones nearest to a logit of 0 are
             `importance_ratio` of the result.
         draw_points: Source of the points.

@@ -25,14 +25,3 @@ class SegmentationTargets:
     def counts(self, batch_size: int) -> list[int]:
         """Number of targets of each sample."""
         return torch.bincount(self.owner, minlength=batch_size).tolist()
-
-    def split(self, batch_size: int) -> list["SegmentationTargets"]:
-        """The targets of each sample, as views."""
-        counts = self.counts(batch_size)
-        parts = (self.masks.split(counts), self.owner.split(counts), self.conditions.split(counts))
-        return [SegmentationTargets(*of_sample) for of_sample in zip(*parts, strict=True)]
-
-    def of_sample(self, sample: int) -> "SegmentationTargets":
-        """The targets of one sample."""
-        own = self.owner == sample
-        return SegmentationTargets(self.masks[own], self.owner[own], self.conditions[own])

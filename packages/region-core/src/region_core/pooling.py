@@ -6,6 +6,7 @@ type of the features (float64 stays): dividing by a small sum in float16 gives N
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -53,9 +54,8 @@ def mask_pool(
         raise ValueError(f"mask_pool: expected masks (or None) for each of {len(feature_map)} images, got {len(masks)}")
     dtype = torch.float64 if feature_map.dtype == torch.float64 else torch.float32
     with torch.autocast(feature_map.device.type, enabled=False):
-        on_grid = [_on_grid(mask, feature_map, dtype) for mask in masks]
-        counts = tuple(len(weights) for weights in on_grid)
-        weights = torch.cat(on_grid)
+        counts = tuple(0 if of_image is None else len(of_image) for of_image in masks)
+        weights = _on_grid([of_image for of_image in masks if of_image is not None], feature_map, dtype)
         area = weights.sum(dim=1, keepdim=True)
         covered = area > torch.finfo(torch.float32).tiny
         padded, _ = RegionBatch(weights, counts).to_padded()
@@ -68,17 +68,19 @@ def mask_pool(
 
 
 def _on_grid(
-    masks: Shaped[Tensor, "regions _ _"] | None,
+    masks: Sequence[Shaped[Tensor, "_ _ _"]],
     feature_map: Float[Tensor, "batch channels height width"],
     dtype: torch.dtype,
 ) -> Float[Tensor, "regions cells"]:
-    """Give one image's masks as weights over the cells of the feature map."""
+    """Give the masks of all images as weights over the cells of the feature map."""
     height, width = feature_map.shape[-2:]
-    if masks is None:
-        return torch.zeros(0, height * width, dtype=dtype, device=feature_map.device)
-    masks = masks.to(feature_map.device)
-    if masks.shape[-2:] != (height, width):
-        masks = masks_to_grid(masks, height, width)
-    elif not masks.is_floating_point():
-        masks = masks != 0
-    return masks.to(dtype).flatten(1)
+    placed = [torch.zeros(0, height * width, dtype=dtype, device=feature_map.device)]
+    # Images whose masks are alike, in most batches all of them, go through in one piece.
+    for (size, _), alike in groupby(masks, lambda of_image: (of_image.shape[1:], of_image.dtype)):
+        together = torch.cat(list(alike)).to(feature_map.device)
+        if size != (height, width):
+            together = masks_to_grid(together, height, width)
+        elif not together.is_floating_point():
+            together = together != 0
+        placed.append(together.to(dtype).flatten(1))
+    return torch.cat(placed)

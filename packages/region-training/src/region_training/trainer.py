@@ -193,7 +193,7 @@ class RegionTrainer(Trainer):
                 lr=settings.learning_rate,
                 betas=(settings.adam_beta1, settings.adam_beta2),
                 eps=settings.adam_epsilon,
-                fused=self.args.device.type == "cuda",
+                fused=True,
             )
             if settings.zero_stage == 0:
                 self.optimizer.register_step_pre_hook(self._clip_plain_gradients)
