@@ -127,6 +127,7 @@ def test_the_command_writes_scores_answers_pictures_and_report(run, evaluation, 
     # The same model on the same questions; only the length of the sentences differs.
     assert scores["heads"]["score"] == pytest.approx(evaluation.scores["heads"]["score"])
     assert run.report_path.is_file()
+    assert "evaluated on `val`" in " ".join((run.model_path / "README.md").read_text().split())
     assert run.samples()
     assert len((run.path / "answers.jsonl").read_text().splitlines()) == 8
 

@@ -237,6 +237,7 @@ def test_the_command_writes_scores_records_sheet_and_report(run, cirr_evaluation
     assert run.read_results()["scores"][MODEL] == pytest.approx(cirr_evaluation.scores[MODEL], abs=5)
     assert len((run.path / "retrieved.jsonl").read_text().splitlines()) == 48
     assert run.report_path.is_file()
+    assert "evaluated on `val`" in " ".join((run.model_path / "README.md").read_text().split())
     assert (run.path / "retrieved.html").is_file()
 
 
