@@ -42,6 +42,7 @@ def numbers_of(backend, path, indices):
     assert decoded.frames.shape == (len(indices), 3, info.height, info.width)
     assert torch.equal(decoded.indices, indices)
     assert torch.equal(decoded.times, backend.frame_times(path)[indices])
+    assert decoded.info == backend.probe(path)
     assert bool((decoded.times.diff() > 0).all())
     return read_barcodes(torch.rot90(decoded.frames, -(info.rotation // 90), (2, 3))).tolist()
 

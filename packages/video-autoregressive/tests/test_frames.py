@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from video_autoregressive.frames import check_indices, resize_frames
+from video_autoregressive.frames import check_indices, chosen_indices, resize_frames
 
 
 def test_resizing_is_antialiased_bicubic():
@@ -39,3 +39,12 @@ def test_indices_out_of_range_are_named(indices):
 def test_indices_out_of_order_are_refused(indices):
     with pytest.raises(ValueError, match=r"expected strictly increasing"):
         check_indices(torch.tensor(indices), 10, "here")
+
+
+def test_indices_are_given_or_chosen_by_times_and_checked_alike():
+    times = torch.arange(4, dtype=torch.float64) / 2
+    assert chosen_indices(torch.tensor([1, 3]), times, "here").tolist() == [1, 3]
+    assert chosen_indices(lambda all_times: (all_times >= 1).nonzero().flatten(), times, "here").tolist() == [2, 3]
+    for wanted in (torch.tensor([2, 4]), lambda all_times: torch.tensor([2, len(all_times)])):
+        with pytest.raises(IndexError, match="here: got frame indices from 2 to 4, expected 0 to 3"):
+            chosen_indices(wanted, times, "here")

@@ -6,6 +6,7 @@ user says, the template's own words and every visual token have the label -100.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -92,10 +93,10 @@ class ChatEncoder:
         text, answers, runs = self._write_out(turns, videos, image_texts, where)
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids = torch.tensor(encoding["input_ids"], dtype=torch.int64)
-        begins = torch.tensor([begin for begin, _ in encoding["offset_mapping"]], dtype=torch.int64)
+        begins = [begin for begin, _ in encoding["offset_mapping"]]
         labels = torch.full_like(ids, IGNORED_LABEL)
         for begin, end in answers:
-            said = (begins >= begin) & (begins < end)
+            said = slice(bisect_left(begins, begin), bisect_left(begins, end))
             labels[said] = ids[said]
         if with_answers and not (labels != IGNORED_LABEL).any():
             raise ValueError(f"{where}: no turn of the assistant, so there is nothing to learn")
@@ -196,7 +197,9 @@ class ChatEncoder:
             yield kept, True
             yield said[len(kept) :], False
             done = after
-        text = self._render(turns, answers=turns[-1].role != "assistant")
+        if turns[-1].role == "assistant":
+            return
+        text = self._render(turns, answers=True)
         if not text.startswith(done):
             raise ValueError(f"{where}: the chat template rewrites earlier turns; it can't be used")
         yield text[len(done) :], False

@@ -105,7 +105,7 @@ class VideoDataset(Dataset):
         Raises:
             ValueError: It is not such a record; the message names it and the key.
         """
-        return parse_record(self.rows[int(self._kept[index])], self.where(index))
+        return self._record(index, self.where(index))
 
     def readable_records(self) -> Iterator[Record]:
         """All records that can be parsed, without their files; a bad one is counted where it is trained on."""
@@ -124,7 +124,7 @@ class VideoDataset(Dataset):
         """
         index = range(len(self))[index]
         where, settings = self.where(index), self.settings
-        record = self._asked(self.record(index))
+        record = self._asked(self._record(index, where))
         num_frames = self._frames_that_fit(record, where)
         while True:
             media = self.reader.read(record, where, num_frames)
@@ -156,7 +156,7 @@ class VideoDataset(Dataset):
             ValueError: The record is not as it must be, or the model's frames have no fixed size.
         """
         where = self.where(index)
-        record = self._asked(self.record(index))
+        record = self._asked(self._record(index, where))
         return self._count_tokens(record, self._blanks_of(record, self._frames_that_fit(record, where)), where)
 
     def _encode(
@@ -179,6 +179,9 @@ class VideoDataset(Dataset):
     def _joined(self, visuals: Sequence[Visuals]) -> Visuals:
         shown = [own for own in visuals if own]
         return shown[0] if len(shown) == 1 else self.family.collate_visuals(shown)  # joining one would copy its frames
+
+    def _record(self, index: int, where: str) -> Record:
+        return parse_record(self.rows[int(self._kept[index])], where)
 
     def _asked(self, record: Record) -> Record:
         return record if self.with_answers else record.prompt()

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from video_autoregressive.frames import DecodedFrames, VideoInfo
+from video_autoregressive.frames import DecodedFrames, FrameChoice, VideoInfo
 
 BackendName = Literal["auto", "torchcodec", "pyav", "decord"]
 
@@ -34,9 +34,12 @@ class VideoBackend(Protocol):
         ...
 
     def read(
-        self, path: str | Path, indices: Int[Tensor, " frames"], size: tuple[int, int] | None = None
+        self, path: str | Path, wanted: Int[Tensor, " frames"] | FrameChoice, size: tuple[int, int] | None = None
     ) -> DecodedFrames:
-        """Decode the frames of strictly increasing indices, resized to (height, width) where a size is given."""
+        """Decode the frames of strictly increasing indices, resized to (height, width) where a size is given.
+
+        The indices may be chosen by the times of all frames, so that a file is opened once.
+        """
         ...
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from video_autoregressive.errors import VideoDecodeError, brief
-from video_autoregressive.frames import DecodedFrames, VideoInfo, check_indices, resize_frames
+from video_autoregressive.frames import DecodedFrames, FrameChoice, VideoInfo, chosen_indices, resize_frames
 from video_autoregressive.packet_index import PacketIndex, packet_index
 from video_autoregressive.sampling import TIME_TOLERANCE_S
 
@@ -34,13 +34,14 @@ class DecordBackend:
         return packet_index(path, self.name).times()
 
     def read(
-        self, path: str | Path, indices: Int[Tensor, " frames"], size: tuple[int, int] | None = None
+        self, path: str | Path, wanted: Int[Tensor, " frames"] | FrameChoice, size: tuple[int, int] | None = None
     ) -> DecodedFrames:
         """Decode frames.
 
         Args:
             path: Video file.
-            indices: Strictly increasing indices in order of presentation.
+            wanted: Strictly increasing indices in order of presentation, or what chooses them by the times of all
+                frames.
             size: (height, width) to resize to; by default frames keep the size in which they are displayed.
 
         Raises:
@@ -48,13 +49,14 @@ class DecordBackend:
             VideoDecodeError: A frame is broken or missing, or decord would return other frames.
         """
         index = packet_index(path, self.name)
-        check_indices(indices, index.info.num_frames, f"{path} ({self.name})")
+        times = index.times()
+        indices = chosen_indices(wanted, times, f"{path} ({self.name})")
         self._refuse(index, path)
         shape = (index.info.height, index.info.width)
         try:
             reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-            times = torch.from_numpy(reader.get_frame_timestamp(range(len(reader)))[:, 0]).double()
-            self._check_times(times - times[0], index.times(), path)
+            found = torch.from_numpy(reader.get_frame_timestamp(range(len(reader)))[:, 0]).double()
+            self._check_times(found - found[0], times, path)
             pixels = reader.get_batch(indices.tolist()).asnumpy() if len(indices) else None
         except FAILURES as error:
             raise VideoDecodeError(path, self.name, f"cannot be decoded: {brief(error)}") from error
@@ -64,7 +66,7 @@ class DecordBackend:
         if tuple(frames.shape[-2:]) != shape:
             got = f"{frames.shape[-1]} x {frames.shape[-2]} pixels"
             raise VideoDecodeError(path, self.name, f"got {got}, expected {shape[1]} x {shape[0]}")
-        return DecodedFrames(resize_frames(frames, size or shape), index.times()[indices], indices)
+        return DecodedFrames(resize_frames(frames, size or shape), times[indices], indices, index.info)
 
     def _refuse(self, index: PacketIndex, path: str | Path) -> None:
         """Stop at files of which decord is known to return other frames, or none."""

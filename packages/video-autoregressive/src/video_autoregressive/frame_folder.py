@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from video_autoregressive.errors import VideoDecodeError, VideoEmptyError, VideoOpenError
-from video_autoregressive.frames import DecodedFrames, VideoInfo, check_indices, resize_frames
+from video_autoregressive.frames import DecodedFrames, FrameChoice, VideoInfo, chosen_indices, resize_frames
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 """Pictures; other files in the folder are passed over."""
@@ -41,7 +41,45 @@ class FrameFolder:
             VideoEmptyError: No pictures in it.
             VideoDecodeError: The first picture cannot be read.
         """
+        return self._info(path, self._files(path))
+
+    def frame_times(self, path: str | Path) -> Float[Tensor, " all"]:
+        """Seconds of all frames after the first."""
+        return self._times(self._files(path))
+
+    def read(
+        self, path: str | Path, wanted: Int[Tensor, " frames"] | FrameChoice, size: tuple[int, int] | None = None
+    ) -> DecodedFrames:
+        """Read frames.
+
+        Args:
+            path: Folder.
+            wanted: Strictly increasing positions in the order of names, or what chooses them by the times of all
+                pictures.
+            size: (height, width) to resize to; by default all pictures must have one size.
+
+        Raises:
+            VideoOpenError: No such folder.
+            VideoEmptyError: No pictures in it.
+            VideoDecodeError: The first picture or one of those cannot be read, or has another size than the first that
+                was asked for.
+        """
         files = self._files(path)
+        info, times = self._info(path, files), self._times(files)
+        indices = chosen_indices(wanted, times, f"{path} ({self.name})")
+        frames: list[Tensor] = []
+        for position in indices.tolist():
+            pixels = torch.from_numpy(self._picture(path, files, position)).permute(2, 0, 1)[None]
+            frame = pixels if size is None else resize_frames(pixels, size)
+            if frames and frame.shape != frames[0].shape:
+                got, expected = (f"{shape[-1]} x {shape[-2]}" for shape in (frame.shape, frames[0].shape))
+                reason = f"{files[position].name} is {got} pixels, expected {expected} as in the first; give a size"
+                raise VideoDecodeError(path, self.name, reason, position, position / self.fps)
+            frames.append(frame)
+        empty = torch.zeros(0, 3, *(size or (1, 1)), dtype=torch.uint8)
+        return DecodedFrames(torch.cat(frames) if frames else empty, times[indices], indices, info)
+
+    def _info(self, path: str | Path, files: list[Path]) -> VideoInfo:
         height, width = self._picture(path, files, 0).shape[:2]
         return VideoInfo(
             num_frames=len(files),
@@ -55,38 +93,8 @@ class FrameFolder:
             kind="folder",
         )
 
-    def frame_times(self, path: str | Path) -> Float[Tensor, " all"]:
-        """Seconds of all frames after the first."""
-        return torch.arange(len(self._files(path)), dtype=torch.float64) / self.fps
-
-    def read(
-        self, path: str | Path, indices: Int[Tensor, " frames"], size: tuple[int, int] | None = None
-    ) -> DecodedFrames:
-        """Read frames.
-
-        Args:
-            path: Folder.
-            indices: Strictly increasing positions in the order of names.
-            size: (height, width) to resize to; by default all pictures must have one size.
-
-        Raises:
-            VideoOpenError: No such folder.
-            VideoEmptyError: No pictures in it.
-            VideoDecodeError: A picture cannot be read, or has another size than the first that was asked for.
-        """
-        files = self._files(path)
-        check_indices(indices, len(files), f"{path} ({self.name})")
-        frames: list[Tensor] = []
-        for position in indices.tolist():
-            pixels = torch.from_numpy(self._picture(path, files, position)).permute(2, 0, 1)[None]
-            frame = pixels if size is None else resize_frames(pixels, size)
-            if frames and frame.shape != frames[0].shape:
-                got, expected = (f"{shape[-1]} x {shape[-2]}" for shape in (frame.shape, frames[0].shape))
-                reason = f"{files[position].name} is {got} pixels, expected {expected} as in the first; give a size"
-                raise VideoDecodeError(path, self.name, reason, position, position / self.fps)
-            frames.append(frame)
-        empty = torch.zeros(0, 3, *(size or (1, 1)), dtype=torch.uint8)
-        return DecodedFrames(torch.cat(frames) if frames else empty, indices.double() / self.fps, indices)
+    def _times(self, files: list[Path]) -> Float[Tensor, " all"]:
+        return torch.arange(len(files), dtype=torch.float64) / self.fps
 
     def _files(self, path: str | Path) -> list[Path]:
         folder = Path(path)

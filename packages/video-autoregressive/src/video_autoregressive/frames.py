@@ -1,5 +1,6 @@
 """What backends say about a video, and what they return."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+FrameChoice = Callable[[Float[Tensor, " all"]], Int[Tensor, " frames"]]
+"""Chooses frames by the times of all frames, in seconds after the first: strictly increasing indices."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,13 @@ class DecodedFrames:
             them (`torch.channels_last`).
         times: Seconds since the first frame of the video, strictly increasing.
         indices: Which frames these are, in order of presentation.
+        info: The video that they are of.
     """
 
     frames: UInt8[Tensor, "frames 3 height width"]
     times: Float[Tensor, " frames"]
     indices: Int[Tensor, " frames"]
+    info: VideoInfo
 
 
 def resize_frames(
@@ -71,6 +77,20 @@ def resize_frames(
 def new_frames(count: int, size: tuple[int, int]) -> UInt8[Tensor, "frames 3 height width"]:
     """Room for frames of (height, width), laid out as decoders write them."""
     return torch.empty(count, 3, *size, dtype=torch.uint8, memory_format=torch.channels_last)
+
+
+def chosen_indices(
+    wanted: Int[Tensor, " frames"] | FrameChoice, times: Float[Tensor, " all"], where: str
+) -> Int[Tensor, " frames"]:
+    """The indices that are wanted of a video whose frames have these times.
+
+    Raises:
+        IndexError: An index is below 0, or the video has no such frame.
+        ValueError: They are not strictly increasing.
+    """
+    indices = wanted if isinstance(wanted, Tensor) else wanted(times)
+    check_indices(indices, len(times), where)
+    return indices
 
 
 def check_indices(indices: Int[Tensor, " frames"], num_frames: int, where: str) -> None:

@@ -243,8 +243,7 @@ def read_clip(
     Raises:
         VideoError: The video cannot be read.
     """
-    info = backend.probe(source)
-    return _clip(backend.read(source, rule.choose(backend.frame_times(source)), size), info)
+    return _clip(backend.read(source, rule.choose, size))
 
 
 def scaled_sizes(size: tuple[int, int], factors: Sequence[float], multiple: int) -> list[tuple[int, int]]:
@@ -266,9 +265,9 @@ def scaled_sizes(size: tuple[int, int], factors: Sequence[float], multiple: int)
     return list(dict.fromkeys((scaled(height, factor), scaled(width, factor)) for factor in factors))
 
 
-def _clip(decoded: DecodedFrames, info: VideoInfo) -> VideoClip:
+def _clip(decoded: DecodedFrames) -> VideoClip:
     valid = torch.ones(len(decoded.indices), dtype=torch.bool)
-    return VideoClip(decoded.frames, decoded.times, decoded.indices, valid, info)
+    return VideoClip(decoded.frames, decoded.times, decoded.indices, valid, decoded.info)
 
 
 def _clip_of_tensor(
@@ -298,4 +297,4 @@ def _clip_of_tensor(
     )
     indices = rule.choose(times)
     chosen = frames[indices] if size is None else resize_frames(frames[indices], size)
-    return _clip(DecodedFrames(chosen, times[indices] - times[0], indices), info)
+    return _clip(DecodedFrames(chosen, times[indices] - times[0], indices, info))

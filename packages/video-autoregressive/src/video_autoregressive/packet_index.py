@@ -1,4 +1,4 @@
-"""Which frames a video file presents, and when: read once from its packets; only the first frame is decoded.
+"""Which frames a video file presents, and when: read once from its packets; only the first frame is decoded for it.
 
 All backends for files share this index, so that frame 17 is the same frame in each. It follows what players show:
 frames in order of presentation, without the preroll that a stream-copied cut keeps in front of them. A file that ends
@@ -7,6 +7,9 @@ before its header says is refused here, for every backend alike.
 
 import itertools
 import math
+import stat
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +33,9 @@ AV_FAILURES = (av.error.FFmpegError, OSError, ValueError)
 
 MISSING_S = 0.5
 """Matroska's header has a duration and no count: so much may be missing at the end before a file counts as cut off."""
+
+KEPT_BYTES = 16 * 2**20
+"""Packets of a file up to this size are kept while it is open: it need not be read again to decode its frames."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,34 @@ class PacketIndex:
         return _seconds(self.pts, self.time_base_s)
 
 
+@dataclass(frozen=True)
+class IndexedVideo:
+    """A video file that is open, with its index.
+
+    Attributes:
+        index: Its frames.
+        container: The file; whoever opened it closes it.
+        stream: Its video stream, decoded on one thread.
+        frames: The frames as they come when decoding begins at the first packet; to be used once, and not after a seek.
+    """
+
+    index: PacketIndex
+    container: InputContainer
+    stream: VideoStream
+    frames: Iterator[VideoFrame]
+
+
 class _Ticks(NamedTuple):
     pts: int
     duration: int
     is_key: bool
     is_preroll: bool
+
+
+class _Walk(NamedTuple):
+    ticks: list[_Ticks]
+    begun: list[VideoFrame]
+    rest: list[Packet]
 
 
 def packet_index(path: str | Path, backend: str) -> PacketIndex:
@@ -81,42 +110,83 @@ def packet_index(path: str | Path, backend: str) -> PacketIndex:
         VideoEmptyError: A video stream without frames.
         VideoDecodeError: The file is damaged or cut off, or its first frame cannot be decoded.
     """
+    size, changed_ns = _size_and_change(path, backend)
+    return _packet_index(str(path), backend, size, changed_ns)
+
+
+def open_indexed(path: str | Path, backend: str) -> IndexedVideo:
+    """Open a file, to decode its frames; where it is small, it is read once for its index and its frames.
+
+    Args:
+        path: Video file.
+        backend: Who asks, for messages.
+
+    Raises:
+        VideoError: As `packet_index`.
+    """
+    size, changed_ns = _size_and_change(path, backend)
+    index = None if size <= KEPT_BYTES else _packet_index(str(path), backend, size, changed_ns)
+    with _as_video_errors(path, backend), ExitStack() as stack:
+        container = stack.enter_context(av.open(str(path)))
+        stream = _video_stream(container, path, backend)
+        if index is None:
+            walk = _walk(container, stream, path, backend, keep=True)
+            index = _index(container, stream, walk, path, backend)
+            frames = itertools.chain(walk.begun, _decoded(walk.rest))
+        else:
+            frames = container.decode(stream)
+        stack.pop_all()
+    return IndexedVideo(index, container, stream, frames)
+
+
+def _size_and_change(path: str | Path, backend: str) -> tuple[int, int]:
+    """Bytes of a file and when it was last changed, in nanoseconds."""
     try:
         status = Path(path).stat()
     except OSError as error:
         raise VideoOpenError(path, backend, f"expected a video file: {error.strerror}") from error
-    if not Path(path).is_file():
+    if not stat.S_ISREG(status.st_mode):
         raise VideoOpenError(path, backend, "got no regular file, expected a video file")
     if not status.st_size:
         raise VideoOpenError(path, backend, "the file is empty, expected a video")
-    return _packet_index(str(path), backend, status.st_size, status.st_mtime_ns)
+    return status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=8)
 def _packet_index(path: str, backend: str, size: int, changed_ns: int) -> PacketIndex:
     """The index; size and time of change are there to notice another file under the same name."""
+    with _as_video_errors(path, backend), av.open(path) as container:
+        stream = _video_stream(container, path, backend)
+        return _index(container, stream, _walk(container, stream, path, backend, keep=False), path, backend)
+
+
+@contextmanager
+def _as_video_errors(path: str | Path, backend: str) -> Generator[None]:
     try:
-        with av.open(path) as container:
-            return _read(container, path, backend)
+        yield
     except VideoError:
         raise
     except AV_FAILURES as error:
         raise VideoOpenError(path, backend, f"expected a video: {error}") from error
 
 
-def _read(container: InputContainer, path: str, backend: str) -> PacketIndex:
+def _video_stream(container: InputContainer, path: str | Path, backend: str) -> VideoStream:
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or stream.time_base is None:
         raise VideoOpenError(path, backend, "no video stream, expected one")
     stream.codec_context.thread_count = 1
-    ticks, first = _walk(container, stream, path, backend)
+    return stream
+
+
+def _index(container: InputContainer, stream: VideoStream, walk: _Walk, path: str | Path, backend: str) -> PacketIndex:
+    ticks = walk.ticks
     if not ticks:
         raise VideoEmptyError(path, backend, "the video stream has no frames")
     keys = tuple(sorted(tick.pts for tick in ticks if tick.is_key))
     # What stands before the first key frame cannot be decoded: a recording may begin anywhere.
     begin = min(keys, default=math.inf)
     shown = {tick.pts: tick.duration for tick in sorted(ticks) if tick.pts >= begin and not tick.is_preroll}
-    if not shown or first is None:
+    if not shown or not walk.begun:
         raise VideoDecodeError(path, backend, "no frame can be decoded", index=0, time_s=0.0)
     if _hides_order(container, stream, ticks):
         raise VideoOpenError(
@@ -124,8 +194,9 @@ def _read(container: InputContainer, path: str, backend: str) -> PacketIndex:
         )
     pts = tuple(shown)
     end = pts[-1] + (shown[pts[-1]] or (pts[-1] - pts[0]) // max(1, len(pts) - 1))
+    assert stream.time_base is not None
     time_base_s = float(stream.time_base)
-    info = _info(stream, first, pts, end, time_base_s)
+    info = _info(stream, walk.begun[0], pts, end, time_base_s)
     return PacketIndex(
         info=info,
         container=container.format.name,
@@ -138,12 +209,16 @@ def _read(container: InputContainer, path: str, backend: str) -> PacketIndex:
     )
 
 
-def _walk(
-    container: InputContainer, stream: VideoStream, path: str, backend: str
-) -> tuple[list[_Ticks], VideoFrame | None]:
-    """The packets of the video stream in order of storage, and the first frame that is presented."""
+def _walk(container: InputContainer, stream: VideoStream, path: str | Path, backend: str, *, keep: bool) -> _Walk:
+    """Go through a file.
+
+    Returns:
+        The packets of the video stream in order of storage; the first frame that is presented, and those that came with
+        it; and, to `keep`, the packets that were not decoded, which stand behind these.
+    """
     ticks: list[_Ticks] = []
-    first = None
+    begun: list[VideoFrame] = []
+    rest: list[Packet] = []
     ends = [0] * len(container.streams)
     for packet in container.demux():
         if packet.pts is not None:
@@ -155,29 +230,35 @@ def _walk(
         at_end = packet.dts is None and not packet.size  # it only makes the decoder hand out what it still holds
         if packet.size:
             ticks.append(_ticks_of(packet, path, backend))
-        if first is None and (packet.size or at_end):
-            first = _first_of(packet, path, backend)
+        if begun and keep:
+            rest.append(packet)
+        if not begun and (packet.size or at_end):
+            begun = _first_of(packet, path, backend)
     end_s = max(float(end * (one.time_base or 0)) for end, one in zip(ends, container.streams, strict=True))
     _check_complete(container, stream, len(ticks), end_s, path, backend)
-    return ticks, first
+    return _Walk(ticks, begun, rest)
 
 
-def _ticks_of(packet: Packet, path: str, backend: str) -> _Ticks:
+def _ticks_of(packet: Packet, path: str | Path, backend: str) -> _Ticks:
     pts = packet.dts if packet.pts is None else packet.pts
     if pts is None:
         raise VideoOpenError(path, backend, "the stream has no times, expected a container such as MP4 or Matroska")
     return _Ticks(pts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
 
 
-def _first_of(packet: Packet, path: str, backend: str) -> VideoFrame | None:
+def _first_of(packet: Packet, path: str | Path, backend: str) -> list[VideoFrame]:
     try:
-        return next((frame for frame in packet.decode() if isinstance(frame, VideoFrame)), None)
+        return list(_decoded([packet]))
     except AV_FAILURES as error:
         raise VideoDecodeError(path, backend, f"cannot be decoded: {error}", index=0, time_s=0.0) from error
 
 
+def _decoded(packets: Iterable[Packet]) -> Iterator[VideoFrame]:
+    return (frame for packet in packets for frame in packet.decode() if isinstance(frame, VideoFrame))
+
+
 def _check_complete(
-    container: InputContainer, stream: VideoStream, num_packets: int, end_s: float, path: str, backend: str
+    container: InputContainer, stream: VideoStream, num_packets: int, end_s: float, path: str | Path, backend: str
 ) -> None:
     """Refuse a file that holds less than its header says, as broken downloads do."""
     name = container.format.name

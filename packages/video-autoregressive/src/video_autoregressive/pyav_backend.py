@@ -1,21 +1,17 @@
 """Decoding with PyAV, whose wheels bring FFmpeg along: works everywhere, with a seek only where it saves decoding."""
 
 import bisect
-from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import torch
-from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from video_autoregressive.errors import VideoDecodeError, VideoError
-from video_autoregressive.frames import DecodedFrames, VideoInfo, check_indices, new_frames, resize_frames
-from video_autoregressive.packet_index import AV_FAILURES, PacketIndex, packet_index
+from video_autoregressive.frames import DecodedFrames, FrameChoice, VideoInfo, chosen_indices, new_frames, resize_frames
+from video_autoregressive.packet_index import AV_FAILURES, IndexedVideo, open_indexed, packet_index
 
 
 class PyavBackend:
@@ -32,45 +28,47 @@ class PyavBackend:
         return packet_index(path, self.name).times()
 
     def read(
-        self, path: str | Path, indices: Int[Tensor, " frames"], size: tuple[int, int] | None = None
+        self, path: str | Path, wanted: Int[Tensor, " frames"] | FrameChoice, size: tuple[int, int] | None = None
     ) -> DecodedFrames:
         """Decode frames.
 
         Args:
             path: Video file.
-            indices: Strictly increasing indices in order of presentation.
+            wanted: Strictly increasing indices in order of presentation, or what chooses them by the times of all
+                frames.
             size: (height, width) to resize to; by default frames keep the size in which they are displayed.
 
         Raises:
             VideoError: The file cannot be read.
             VideoDecodeError: A frame is broken or missing.
         """
-        index = packet_index(path, self.name)
-        check_indices(indices, index.info.num_frames, f"{path} ({self.name})")
-        size = size or (index.info.height, index.info.width)
-        frames = new_frames(len(indices), size)
+        video = open_indexed(path, self.name)
+        with video.container:
+            info, times = video.index.info, video.index.times()
+            indices = chosen_indices(wanted, times, f"{path} ({self.name})")
+            frames = self._decode(video, path, indices.tolist(), size or (info.height, info.width))
+        return DecodedFrames(frames, times[indices], indices, info)
+
+    def _decode(self, video: IndexedVideo, path: str | Path, wanted: list[int], size: tuple[int, int]) -> Tensor:
+        frames = new_frames(len(wanted), size)
+        reader = _Reader(video, path)
         try:
-            with av.open(str(path)) as container:
-                reader = _Reader(container, index, path)
-                for row, wanted in enumerate(indices.tolist()):
-                    frames[row] = resize_frames(reader.frame(wanted), size)[0]
+            for row, position in enumerate(wanted):
+                frames[row] = resize_frames(reader.frame(position), size)[0]
         except VideoError:
             raise
         except AV_FAILURES as error:
             raise VideoDecodeError(path, self.name, f"cannot be read: {error}") from error
-        return DecodedFrames(frames, index.times()[indices], indices)
+        return frames
 
 
 class _Reader:
     """Hands out frames of an open file by index, in ascending order."""
 
-    def __init__(self, container: InputContainer, index: PacketIndex, path: str | Path) -> None:
-        stream = container.streams[index.stream]
-        assert isinstance(stream, VideoStream)
-        stream.codec_context.thread_count = 1
+    def __init__(self, video: IndexedVideo, path: str | Path) -> None:
         self._reformatter = VideoReformatter()  # one for all frames: making it takes as long as using it
-        self._container, self._stream, self._index, self._path = container, stream, index, path
-        self._frames: Iterator[VideoFrame] = container.decode(stream)
+        self._container, self._stream, self._index, self._path = video.container, video.stream, video.index, path
+        self._frames = video.frames
         self._reached: int | None = None  # tick of the frame decoded last
         self._overshot = False  # whether the last run of frames began behind its target
 

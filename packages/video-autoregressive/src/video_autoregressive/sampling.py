@@ -109,9 +109,9 @@ def is_constant_rate(times: Float[Tensor, " all"]) -> bool:
     if len(times) < 3:
         return True
     times = times.double()
-    places = torch.linspace(times[0].item(), times[-1].item(), len(times), dtype=torch.float64)
-    gap = (times[-1] - times[0]) / (len(times) - 1)
-    return bool((times - places).abs().max() <= RATE_TOLERANCE * gap)
+    first, last = times[0].item(), times[-1].item()
+    places = torch.linspace(first, last, len(times), dtype=torch.float64)
+    return (times - places).abs().max().item() <= RATE_TOLERANCE * ((last - first) / (len(times) - 1))
 
 
 def _check_count(name: str, value: int) -> None:

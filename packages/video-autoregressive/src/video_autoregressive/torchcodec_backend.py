@@ -9,7 +9,7 @@ from torch import Tensor
 from torchcodec.decoders import VideoDecoder
 
 from video_autoregressive.errors import VideoDecodeError, brief
-from video_autoregressive.frames import DecodedFrames, VideoInfo, check_indices, new_frames, resize_frames
+from video_autoregressive.frames import DecodedFrames, FrameChoice, VideoInfo, chosen_indices, new_frames, resize_frames
 from video_autoregressive.packet_index import PacketIndex, packet_index
 
 FAILURES = (RuntimeError, ValueError, IndexError)
@@ -37,13 +37,14 @@ class TorchcodecBackend:
         return packet_index(path, self.name).times()
 
     def read(
-        self, path: str | Path, indices: Int[Tensor, " frames"], size: tuple[int, int] | None = None
+        self, path: str | Path, wanted: Int[Tensor, " frames"] | FrameChoice, size: tuple[int, int] | None = None
     ) -> DecodedFrames:
         """Decode frames.
 
         Args:
             path: Video file.
-            indices: Strictly increasing indices in order of presentation.
+            wanted: Strictly increasing indices in order of presentation, or what chooses them by the times of all
+                frames.
             size: (height, width) to resize to; by default frames keep the size in which they are displayed.
 
         Raises:
@@ -51,7 +52,8 @@ class TorchcodecBackend:
             VideoDecodeError: A frame is broken or missing.
         """
         index = packet_index(path, self.name)
-        check_indices(indices, index.info.num_frames, f"{path} ({self.name})")
+        times = index.times()
+        indices = chosen_indices(wanted, times, f"{path} ({self.name})")
         size = size or (index.info.height, index.info.width)
         frames = new_frames(len(indices), size)
         if len(indices):
@@ -59,7 +61,7 @@ class TorchcodecBackend:
             for start in range(0, len(indices), CHUNK):
                 chunk = indices[start : start + CHUNK]
                 frames[start : start + CHUNK] = resize_frames(self._decode(decoder, index, path, chunk), size)
-        return DecodedFrames(frames, index.times()[indices], indices)
+        return DecodedFrames(frames, times[indices], indices, index.info)
 
     def _open(self, path: str | Path, index: PacketIndex) -> VideoDecoder:
         try:
