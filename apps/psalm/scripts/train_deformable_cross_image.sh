@@ -1,8 +1,10 @@
 #!/bin/sh
 # The guide's command with image pairs: as train_deformable.sh, and cross-image prompt segmentation.
-# Further words go to `psalm train`; CUDA devices: GPUS=localhost:0,1.
+# Further words go to `psalm train`. CUDA devices: GPUS=localhost:0,1, or CUDA_VISIBLE_DEVICES=0,1, else the first one.
 set -eu
-exec uv run --no-sync deepspeed --no_local_rank --include "${GPUS:-localhost:0}" --module psalm train \
+[ -n "${GPUS:-}${CUDA_VISIBLE_DEVICES:-}" ] || GPUS=localhost:0
+# DeepSpeed's launcher takes the devices of CUDA_VISIBLE_DEVICES where it has no --include.
+exec uv run --no-sync deepspeed --no_local_rank ${GPUS:+--include "$GPUS"} --module psalm train \
     --preset deformable-cross-image \
     --mm_projector_type deformable --mm_hidden_dim 256 --mm_n_heads 8 --mm_n_points 4 --swin_type base \
     --seg_task panoptic --cross_image_seg_task True \

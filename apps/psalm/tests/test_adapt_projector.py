@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from psalm.verbs import AdaptProjectorSettings
 from region_core.weights import load_weights
 from safetensors import safe_open
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from psalm.model import PSALMModel
 
 SMALL = DeformableProjectorConfig(hidden_dim=16, num_heads=2, num_points=2)
 DIMS = {"base": [128, 256, 512, 1024], "large": [192, 384, 768, 1536]}
@@ -34,7 +38,7 @@ def maps(swin_type: str = "base") -> list[Tensor]:
 def adapt(weights: dict[str, Tensor], folder: Path, swin_type: str = "base") -> Path:
     torch.save(weights, folder / "mm_projector.bin")
     output = folder / "out" / "adapted.safetensors"
-    adapt_projector(AdaptProjectorSettings(str(folder / "mm_projector.bin"), str(output), swin_type, SMALL))
+    adapt_projector(AdaptProjectorSettings(str(folder / "mm_projector.bin"), str(output), swin_type, projector=SMALL))
     return output
 
 
@@ -121,3 +125,45 @@ def test_files_without_a_projector_and_other_outputs_are_refused(tmp_path):
         adapt({"lm_head.weight": torch.zeros(2, 2)}, tmp_path)
     with pytest.raises(ValueError, match=r"got 'adapted\.bin', expected a file that ends with \.safetensors"):
         adapt_projector(AdaptProjectorSettings(str(tmp_path / "mm_projector.bin"), "adapted.bin"))
+
+
+def save_baseline(toy, folder: Path, repeats: int) -> "PSALMModel":
+    """A model of ours with the baseline projector, narrow but for the published backbone's width, on disk."""
+    swin = {**toy.settings().swin, "embed_dim": 128, "num_heads": [4, 8, 16, 32]}
+    model = toy.model(swin=swin, projector_type="swin_conv", conv2_repeats=repeats)
+    with torch.no_grad():
+        for value in model.projector.state_dict().values():
+            if value.is_floating_point():
+                value += 0.1 * torch.rand_like(value)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_baseline_that_we_trained_is_adapted_exactly(toy, tmp_path, repeats, caplog):
+    trained = save_baseline(toy, tmp_path / "model", repeats)
+    output = tmp_path / "adapted.safetensors"
+    for source in ("model", "model/model.safetensors"):
+        adapt_projector(AdaptProjectorSettings(str(tmp_path / source), str(output), projector=SMALL))
+        swin = {**toy.settings().swin, "embed_dim": 128, "num_heads": [4, 8, 16, 32]}
+        adapted = toy.model(swin=swin, conv2_repeats=repeats, projector=SMALL, projector_weights=str(output))
+        images = maps()
+        assert torch.equal(adapted.projector(images).tokens, trained.projector(images[-1]))
+    assert "statistics" not in caplog.text
+    assert "other tokens" not in caplog.text
+
+
+def test_our_own_weights_say_how_often_their_convolution_runs(toy, tmp_path):
+    save_baseline(toy, tmp_path / "model", 1)
+    settings = AdaptProjectorSettings(str(tmp_path / "model"), str(tmp_path / "a.safetensors"), conv2_repeats=2)
+    with pytest.raises(ValueError, match=r"conv2_repeats: got 2, but '.*model' was trained with 1; leave it out"):
+        adapt_projector(settings)
+
+
+@pytest.mark.parametrize(("told", "expected"), [(None, "2"), (1, "1")])
+def test_bare_weights_take_the_setting_or_the_published_number(tmp_path, told, expected):
+    torch.save(baseline().state_dict(), tmp_path / "bare.bin")
+    output = tmp_path / "a.safetensors"
+    adapt_projector(AdaptProjectorSettings(str(tmp_path / "bare.bin"), str(output), "base", told, SMALL))
+    with safe_open(output, framework="pt") as file:
+        assert file.metadata()["conv2_repeats"] == expected

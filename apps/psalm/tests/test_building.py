@@ -1,5 +1,6 @@
 """Models and processors from settings: new, with pretrained parts saved at toy size, from a checkpoint."""
 
+import json
 import logging
 from dataclasses import replace
 
@@ -327,3 +328,18 @@ def test_projector_weights_are_those_of_the_file(toy, tmp_path, projector_type, 
 def test_settings_say_which_image_size(toy):
     with pytest.raises(ValueError, match="multiple of the backbone's coarsest stride, 16 pixels, got 72"):
         build_config(toy.settings(), toy.tokenizer, 72)
+
+
+def test_a_whole_psalm_is_no_language_model_and_it_is_said_what_to_do(toy, tmp_path):
+    save_run(toy, tmp_path / "own")
+    with pytest.raises(
+        ValueError, match=r"own' is a whole PSALM \(model_type 'psalm'\), .*; give it as model\.checkpoint"
+    ):
+        build(toy, language_model=str(tmp_path / "own"), language=None)
+    save_language_model(tmp_path / "published", vocabulary=4)
+    file = tmp_path / "published" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "llava_phi"}))
+    with pytest.raises(
+        ValueError, match=r"'llava_phi'\), .* by `psalm convert`, and give the result as model\.checkpoint"
+    ):
+        build(toy, language_model=str(tmp_path / "published"), language=None)

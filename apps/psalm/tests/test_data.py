@@ -121,40 +121,6 @@ def write_eval_refs(tmp_path: Path, root: Path) -> str:
     return str(tmp_path / "{split}.json")
 
 
-def test_images_of_refcocos_evaluation_are_left_out_of_training(world, root, tmp_path):
-    settings = world(ref_coco=write_eval_refs(tmp_path, root), exclude_ref_eval_images=True)
-    kept = replace(settings, exclude_ref_eval_images=False)
-    sizes, all_sizes = (
-        {source.mode: len(source) for source in open_sources(one, "train", training=True)} for one in (settings, kept)
-    )
-    for mode in ("panoptic", "semantic", "instance", "region"):
-        assert sizes[mode] == all_sizes[mode] - 2
-    assert sizes["referring"] < all_sizes["referring"]
-    assert sizes["cross_image"] == all_sizes["cross_image"]
-    # Held-out data are what they are.
-    assert named(settings, "val") == named(kept, "val")
-
-
-def test_a_missing_evaluation_file_is_said(world, root, tmp_path, caplog):
-    settings = world(ref_coco=write_eval_refs(tmp_path, root), exclude_ref_eval_images=True)
-    with caplog.at_level(logging.WARNING):
-        open_sources(settings, "train", training=True)
-    missing = [record.message for record in caplog.records if "not left out of training" in record.message]
-    assert missing == [f"{tmp_path / 'testB.json'} is not there: its images are not left out of training"]
-
-
-def test_images_of_refcocos_evaluation_are_left_out_of_own_data(world, root, tmp_path):
-    refs = write_eval_refs(tmp_path, root)
-    number = json.loads(Path(refs.replace("{split}", "val")).read_text())[0]["image_info"]["id"]
-    names = (f"{number:012d}.jpg", "a.jpg")
-    (tmp_path / "own.json").write_text(json.dumps([{"image": name, "sentence": "a", "targets": []} for name in names]))
-    settings = world(
-        ref_coco=refs, own_json=str(tmp_path / "own.json"), own_images=str(tmp_path), exclude_ref_eval_images=True
-    )
-    own = {source.name: source for source in open_sources(settings, "train", training=True)}["own"]
-    assert own.texts() == ["a"]
-
-
 def test_a_split_that_one_data_set_has_is_evaluated_there_alone(world, root, tmp_path, caplog):
     # As a full preset on RefCOCO's testA, which neither COCO nor RefCOCOg have.
     refs, own = write_eval_refs(tmp_path, root), str(tmp_path / "own_{split}.json")
@@ -189,22 +155,6 @@ def test_files_of_training_and_evaluation_alike_are_named(world, root, tmp_path)
     names = {path.name for path in shared_files(world(train_split="val"))}
     assert {"panoptic_val2017.json", "instances_val2017.json", "refcoco_val.json", "cross_image_val.json"} < names
     assert len(shared_files(DataSettings(synthetic=WORLD, synthetic_root=str(root), train_split="val"))) == 5
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"ref_coco": None}, r"with \{split\} in their path, .*got none"),
-        ({"ref_coco": "refs/train.json"}, r"with \{split\} in their path, .*refs/train\.json"),
-        ({"ref_coco": "nowhere/{split}.json"}, r"found none of nowhere/val\.json, nowhere/testA\.json"),
-        # One data set's evaluation files do not stand for another's.
-        ({"ref_coco_g": "nowhere/{split}.json"}, r"data\.ref_coco_g: found none of nowhere/val\.json"),
-    ],
-)
-def test_leaving_out_needs_the_files_of_the_other_splits(world, changes, message):
-    settings = world(**changes, exclude_ref_eval_images=True)
-    with pytest.raises(ValueError, match=message):
-        open_sources(settings, "train", training=True)
 
 
 @pytest.mark.parametrize(
@@ -265,3 +215,15 @@ def test_a_seg_task_without_data_is_said(world, caplog):
     (record,) = caplog.records
     assert "data.seg_task (--seg_task) is region, of which the split 'val' has no samples" in record.getMessage()
     assert record.getMessage().endswith("the headline is the mean of panoptic")
+
+
+def test_image_pairs_that_are_asked_for_and_not_given_are_said(world, caplog):
+    named(world(cross_image_seg_task=True))
+    named(world(cross_image_json=None))
+    assert not caplog.records
+    named(world(cross_image_seg_task=True, cross_image_json=None))
+    (record,) = caplog.records
+    assert (
+        "data.cross_image_seg_task (--cross_image_seg_task) is true, but the split 'val' has no" in record.getMessage()
+    )
+    assert "data.cross_image_json (--region_cross_json_path)" in record.getMessage()

@@ -152,3 +152,20 @@ def test_prompts_keep_the_order_of_their_forms(folder):
     assert scene.mode == "region"
     assert scene.conditions == ("", "", "")
     assert scene.masks.shape == (0, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "expected one question: --classes"),
+        (["--box", "0.1,0.1,0.5"], "--box, region 0"),
+        (["--box", "0,0,1,1", "--reference", "nowhere.png"], "nowhere.png"),
+    ],
+)
+def test_a_mistake_is_said_before_the_weights_are_read(folder, tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.setattr("psalm.predict.load_model", lambda *_: pytest.fail("the model was loaded"))
+    assert _predict(folder, tmp_path, *words) == 1
+    assert message in capsys.readouterr().err
+    missing = ["predict", str(folder / "model"), str(folder / "missing.png"), "--sentence", "the sky"]
+    assert main(missing) == 1
+    assert "missing.png" in capsys.readouterr().err

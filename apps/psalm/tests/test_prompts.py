@@ -43,6 +43,7 @@ def by_pixels(mask: np.ndarray, radius: int) -> np.ndarray:
 )
 def test_the_pen_is_a_disc_around_every_pixel(mask, radius):
     np.testing.assert_array_equal(dilate(mask, radius), by_pixels(mask, radius))
+    np.testing.assert_array_equal(dilate(np.asfortranarray(mask), radius), by_pixels(mask, radius))
 
 
 def test_points_and_scribbles_are_drawn_and_the_others_are_not():

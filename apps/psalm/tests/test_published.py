@@ -203,8 +203,24 @@ def test_a_baseline_projector_fills_either_projector(toy, tmp_path, projector_ty
 def test_published_projectors_want_their_second_convolution_twice(toy, tmp_path, caplog):
     projector_file(tmp_path / "mm_projector.bin", statistics=True)
     fill_projector(toy.model(), str(tmp_path / "mm_projector.bin"))
-    assert "model.conv2_repeats is 1: other tokens than the published ones; set it to 2" in caplog.text
+    assert "run 2 times, but model.conv2_repeats is 1: other tokens than in that training; set it to 2" in caplog.text
     assert "statistics" not in caplog.text
+
+
+@pytest.mark.parametrize("projector_type", ["swin_conv", "deformable"])
+def test_a_projector_of_ours_fills_either_projector(toy, tmp_path, projector_type, caplog):
+    """From a whole model as it was saved, by its folder or its file."""
+    trained = toy.model(seed=8, projector_type="swin_conv")
+    trained.save_pretrained(tmp_path)
+    expected = trained.projector.state_dict()
+    for source in (tmp_path, tmp_path / "model.safetensors"):
+        model = toy.model(seed=9, projector_type=projector_type)
+        fill_projector(model, str(source))
+        base = model.projector.base if isinstance(model.projector, DeformableProjector) else model.projector
+        assert all(torch.equal(value, expected[name]) for name, value in base.state_dict().items())
+    assert not caplog.records
+    fill_projector(toy.model(projector_type=projector_type, conv2_repeats=2), str(tmp_path))
+    assert "run 1 times, but model.conv2_repeats is 2" in caplog.text
 
 
 def test_an_adapted_projector_fills_the_one_it_was_made_for(toy, tmp_path, caplog):

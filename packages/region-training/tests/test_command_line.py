@@ -113,6 +113,7 @@ def toy(tmp_path, monkeypatch, calls):
         "--learning_rate": "training.learning_rate",
         "--bf16": "training.precision=bf16",
         "--mmconv_path": None,
+        "--report_to": "training.report_to",
     }
     yield Application("toy", "A toy.", verbs, "toy_configs", legacy)
     root = logging.getLogger()
@@ -217,6 +218,12 @@ def test_the_guides_flags(toy, calls, caplog):
     assert train(toy, "--mmconv_path", "--enable_switch").model.switch
     with pytest.raises(ConfigError, match="--bf16 is 'half', expected true"):
         train(toy, "--bf16", "half")
+
+
+def test_a_guides_word_for_a_list(toy):
+    assert train(toy, "--report_to", "wandb").training.report_to == ["wandb"]
+    assert train(toy, "--report_to", "none").training.report_to == []
+    assert train(toy, "--report_to", "[wandb, tensorboard]").training.report_to == ["wandb", "tensorboard"]
 
 
 @pytest.mark.parametrize(

@@ -9,34 +9,36 @@ from pathlib import Path
 
 import torch
 from deformable_projector import DeformableProjector, adapt_projector_weights
-from region_core.weights import load_weights
 from safetensors.torch import save_file
 
 from psalm.configuration import STAGES, SWIN_SIZES
-from psalm.published import NO_STATISTICS, TRAINED_REPEATS
+from psalm.projector_weights import PUBLISHED_REPEATS, ProjectorWeights, open_projector_weights
+from psalm.published import NO_STATISTICS
 from psalm.verbs import AdaptProjectorSettings
 
 logger = logging.getLogger(__name__)
 
 
 def adapt_projector(settings: AdaptProjectorSettings) -> None:
-    """Write the weights of a deformable projector that computes what a published baseline does.
+    """Write the weights of a deformable projector that computes what a baseline does.
 
     The widths of the tokens and of the convolution are read off the weights. The same input gives the same weights.
 
     Raises:
-        ValueError: The output is no .safetensors, the source holds no projector, or it belongs to another backbone.
+        ValueError: The output is no .safetensors, the source holds no projector, it belongs to another backbone, or it
+            was trained with another number of convolutions.
     """
     if Path(settings.output).suffix != ".safetensors":
         raise ValueError(f"output: got {settings.output!r}, expected a file that ends with .safetensors")
-    weights = load_weights(Path(settings.source))
-    last = [tensor for name, tensor in weights.items() if name == "fc.weight" or name.endswith(".fc.weight")]
-    if not last:
+    opened = open_projector_weights(settings.source)
+    weights = opened.weights
+    last = weights.get("fc.weight", weights.get("base.fc.weight"))
+    if last is None:
         raise ValueError(
-            f"{settings.source!r}: no projector among {len(weights)} tensors, expected names like "
-            f"'model.mm_projector.fc.weight', got {', '.join(list(weights)[:3])}"
+            f"{settings.source!r}: no projector among {len(weights) + opened.num_others} tensors, expected names like "
+            f"'model.mm_projector.fc.weight' or 'projector.fc.weight', got {', '.join(list(weights)[:3])}"
         )
-    output_dim, conv_dim = last[0].shape
+    output_dim, conv_dim = last.shape
     embed_dim = SWIN_SIZES[settings.swin_type]["embed_dim"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -45,7 +47,7 @@ def adapt_projector(settings: AdaptProjectorSettings) -> None:
             output_dim,
             settings.projector,
             conv_dim,
-            conv2_repeats=TRAINED_REPEATS,
+            conv2_repeats=_repeats(settings, opened),
         )
     try:
         adapted = adapt_projector_weights(weights, projector)
@@ -60,3 +62,13 @@ def adapt_projector(settings: AdaptProjectorSettings) -> None:
     logger.info("%s: %d tensors (swin_type %s, %s)", settings.output, len(adapted.weights), settings.swin_type, sizes)
     if adapted.missing_statistics:
         logger.warning(NO_STATISTICS, settings.source, len(adapted.missing_statistics))
+
+
+def _repeats(settings: AdaptProjectorSettings, opened: ProjectorWeights) -> int:
+    """How often the baseline runs its second convolution."""
+    told, found = settings.conv2_repeats, opened.conv2_repeats
+    if told is not None and found is not None and told != found:
+        raise ValueError(
+            f"conv2_repeats: got {told}, but {settings.source!r} was trained with {found}; leave it out, it is known"
+        )
+    return told or found or PUBLISHED_REPEATS

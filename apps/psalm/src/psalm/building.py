@@ -23,7 +23,7 @@ from psalm.config import DataSettings, ModelSettings
 from psalm.configuration import SWIN_COMMON, SWIN_SIZES, PSALMConfig
 from psalm.model import PSALMModel, make_projector
 from psalm.processing import PSALMProcessor, prompt_texts
-from psalm.published import fill_mask_side, fill_projector, summarise
+from psalm.published import PUBLISHED_TYPE, fill_mask_side, fill_projector, summarise
 from psalm.tokenizer import (
     ALIGNED_TOKEN,
     IMAGE_TOKEN,
@@ -285,6 +285,7 @@ def _fill_language_model(model: PSALMModel, source: str) -> None:
 def _language_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     given = dict(settings.language or {})
     if settings.language_model is not None:
+        _refuse_whole_model(settings.language_model)
         config = AutoConfig.from_pretrained(settings.language_model)
         _change_part(config, given, f"model.language ({settings.language_model})")
         # Never fewer: models have more rows than their tokenizers have tokens.
@@ -308,6 +309,21 @@ def _language_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase
         tokenizer.pad_token_id,
     )
     return config
+
+
+def _refuse_whole_model(source: str) -> None:
+    """Say what to do with a PSALM where a language model is expected."""
+    model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    advice = {
+        PSALMConfig.model_type: "give it as model.checkpoint",
+        PUBLISHED_TYPE: "make it ours by `psalm convert`, and give the result as model.checkpoint",
+    }
+    if model_type in advice:
+        raise ValueError(
+            f"model.language_model (--model_name_or_path): {source!r} is a whole PSALM (model_type {model_type!r}), "
+            f"expected a causal language model; {advice[model_type]}, with model.language_model and "
+            "model.mask2former null"
+        )
 
 
 def _spread(settings: ModelSettings) -> dict[str, float]:

@@ -136,7 +136,7 @@ APPLICATION = Application(
         "--eval_strategy": None,
         "--save_strategy": None,
         "--lazy_preprocess": None,
-        "--report_to": None,
+        "--report_to": "training.report_to",
         "--tf32": None,
         "--fp16": None,
         "--bf16": "training.precision=bf16",

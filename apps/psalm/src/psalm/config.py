@@ -1,11 +1,13 @@
 """Everything that can be set: one nested dataclass, filled from a preset, YAML files and the command line."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from deformable_projector.config import DeformableProjectorConfig
 from region_training.settings import TrainingSettings
 
+from psalm.data_paths import IMAGES_OF, PATH_KEYS, settle_paths
 from psalm.modes import MODES, Mode
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -107,11 +109,17 @@ class ModelSettings:
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
 
     def __post_init__(self) -> None:
-        """Refuse two sources for the same weights."""
+        """Refuse two sources for the same weights, and published weights of another size."""
         parts = {name: vars(self)[name] for name in ("mask2former", "language_model") if vars(self)[name] is not None}
         if self.checkpoint is not None and parts:
             raise ValueError(
                 f"model.checkpoint ({self.checkpoint!r}) holds the whole model; give it or parts, not both: got {parts}"
+            )
+        published = re.match(r"facebook/mask2former-swin-(\w+)-", self.mask2former or "")
+        if published and published[1] != self.swin_type and "embed_dim" not in (self.swin or {}):
+            raise ValueError(
+                f"model.swin_type (--swin_type) is {self.swin_type!r}, but model.mask2former (--vision_tower) is "
+                f"{self.mask2former!r}, whose backbone is {published[1]!r}; change one of them"
             )
 
 
@@ -136,6 +144,10 @@ class SyntheticSettings:
 class DataSettings:
     """Where the data sets are. Every one whose path is given joins the mix; `{split}` in a path is the split's name.
 
+    A path that ends with ` (if there)`, as in the presets, is taken where it exists and else left out with a warning. A
+    file of the training split (`refcoco_train.json`) is read as `refcoco_{split}.json` where one of another split lies
+    beside it.
+
     Attributes:
         synthetic: Write a small synthetic world to `synthetic_root` if there is nothing yet; another one is refused.
         synthetic_root: Folder of the synthetic world.
@@ -152,7 +164,7 @@ class DataSettings:
         own_images: Folder of its images.
         seg_task: The reading of `coco_root` to train (`--seg_task`), and the mode whose score is the headline; by
             default COCO is read in all three ways.
-        cross_image_seg_task: Train on the image pairs, where their path is given (`--cross_image_seg_task`).
+        cross_image_seg_task: Train on image pairs (`--cross_image_seg_task`); by default where their path is given.
         modes: What to train and evaluate; by default all that the given paths allow.
         mode_ratios: How often a mode is seen, against 1 for the others (`--task_ratio`).
         batches: Samples of all modes in one batch, or one mode per optimizer step.
@@ -186,7 +198,7 @@ class DataSettings:
     own_json: str | None = None
     own_images: str | None = None
     seg_task: Literal["panoptic", "semantic", "instance", "referring", "region"] | None = None
-    cross_image_seg_task: bool = True
+    cross_image_seg_task: bool | None = None
     modes: list[Mode] = field(default_factory=lambda: list(MODES))
     mode_ratios: dict[str, float] = field(default_factory=dict)
     batches: Literal["mixed", "single"] = "mixed"
@@ -204,7 +216,12 @@ class DataSettings:
     max_bad_fraction: float = 0.01
 
     def __post_init__(self) -> None:
-        """Refuse what would be read in vain."""
+        """Settle the paths, and refuse what would be read in vain."""
+        keys = (*PATH_KEYS, *IMAGES_OF.values())
+        given = {key: vars(self)[key] for key in keys}
+        settled = settle_paths(given, train_split=self.train_split, eval_split=self.eval_split)
+        for key, path in settled.items():
+            object.__setattr__(self, key, path)
         unknown = sorted(set(self.mode_ratios) - set(MODES))
         if unknown or any(not ratio >= 0 for ratio in self.mode_ratios.values()):
             raise ValueError(
@@ -251,7 +268,7 @@ class DataSettings:
         if self.seg_task is not None:
             kept = self.seg_task if self.seg_task in readings else "panoptic"
             left_out = {reading for reading in readings if reading != kept}
-        if not self.cross_image_seg_task:
+        if self.cross_image_seg_task is False:
             left_out.add("cross_image")
         return tuple(mode for mode in MODES if mode in self.modes and mode not in left_out)
 

@@ -13,7 +13,7 @@ from typing import cast
 from transformers import AutoTokenizer, PhiConfig, PreTrainedTokenizerBase
 
 from psalm.processing import SYSTEM_TEXT, PSALMProcessor
-from psalm.published import PICKLES, open_fused_phi, open_mask2former, open_published_psalm
+from psalm.published import PICKLES, PUBLISHED_TYPE, open_fused_phi, open_mask2former, open_published_psalm
 from psalm.published_sizes import size_name, swin_of
 from psalm.tokenizer import SEG_TOKEN, load_tokenizer
 from psalm.verbs import ConvertSettings
@@ -34,16 +34,15 @@ def convert(settings: ConvertSettings) -> None:
     if not (source / "config.json").is_file():
         raise ValueError(f"{settings.source!r}: expected a .pkl, or a folder with a config.json and weights")
     kind = json.loads((source / "config.json").read_text(encoding="utf-8")).get("model_type")
-    match kind:
-        case "llava_phi":
-            _convert_psalm(settings, output)
-        case "phi":
-            open_fused_phi(source).save_pretrained(output)
-            _tokenizer(source).save_pretrained(output)
-        case _:
-            raise ValueError(
-                f"{settings.source!r}: expected a published PSALM (model_type 'llava_phi') or a Phi, got {kind!r}"
-            )
+    if kind == PUBLISHED_TYPE:
+        _convert_psalm(settings, output)
+    elif kind == "phi":
+        open_fused_phi(source).save_pretrained(output)
+        _tokenizer(source).save_pretrained(output)
+    else:
+        raise ValueError(
+            f"{settings.source!r}: expected a published PSALM (model_type {PUBLISHED_TYPE!r}) or a Phi, got {kind!r}"
+        )
 
 
 def _convert_mask2former(settings: ConvertSettings, output: Path) -> None:

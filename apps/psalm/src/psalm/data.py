@@ -19,25 +19,21 @@ from torch.utils.data import Dataset
 from psalm.annotations import ImageId
 from psalm.config import DataSettings
 from psalm.cross_image import CrossImageSource
+from psalm.data_paths import PATH_KEYS, REF_KEYS, in_split
 from psalm.instance import InstanceSource, instance_file
 from psalm.interactive import InteractiveSource
 from psalm.label_space import LabelSpace
 from psalm.modes import BACKGROUND, Mode
 from psalm.own_data import OwnFile, OwnSource
 from psalm.panoptic import PanopticFile, PanopticSource, panoptic_file
-from psalm.refcoco import ReferringSource, image_ids
+from psalm.ref_exclusion import excluded_images
+from psalm.refcoco import ReferringSource
 from psalm.samples import Scene, SegmentationSample
 from psalm.semantic import SemanticSource
 from psalm.synthetic import paths_of
 from psalm.transforms import SegmentationTransform
 
 logger = logging.getLogger(__name__)
-
-REF_KEYS = ("ref_coco", "ref_coco_plus", "ref_coco_g")
-REF_EVAL_SPLITS = ("val", "testA", "testB", "test")
-REF_SPLITS = {"ref_coco": REF_EVAL_SPLITS[:3], "ref_coco_plus": REF_EVAL_SPLITS[:3], "ref_coco_g": ("val", "test")}
-"""The evaluation splits that each data set is published with."""
-PATH_KEYS = ("coco_root", *REF_KEYS, "region_json", "cross_image_json", "own_json")
 
 
 @runtime_checkable
@@ -194,7 +190,7 @@ def open_sources(settings: DataSettings, split: str, *, training: bool) -> list[
         OSError: A file cannot be read.
     """
     settings = _with_world(settings)
-    excluded = _excluded_images(settings, split) if training and settings.exclude_ref_eval_images else set()
+    excluded = excluded_images(settings, split) if training else set()
     sources = [
         *_coco_sources(settings, split, excluded, training=training),
         *_referring_sources(settings, split, excluded, training=training),
@@ -212,13 +208,7 @@ def open_sources(settings: DataSettings, split: str, *, training: bool) -> list[
             f"the split {split!r} has no sample of the modes {', '.join(settings.wanted_modes) or 'none'}; paths are "
             f"given for {', '.join(given) or 'no data set'}"
         )
-    if settings.seg_task is not None and settings.seg_task not in {source.mode for source in filled}:
-        logger.warning(
-            "data.seg_task (--seg_task) is %s, of which the split %r has no samples: the headline is the mean of %s",
-            settings.seg_task,
-            split,
-            ", ".join(dict.fromkeys(source.mode for source in filled)),
-        )
+    _warn_of_absent(settings, split, list(dict.fromkeys(source.mode for source in filled)))
     return filled
 
 
@@ -257,6 +247,23 @@ def _files_of(settings: DataSettings, split: str) -> list[Path]:
         files += [panoptic_file(root, split)] if {"panoptic", "semantic"} & wanted else []
         files += [instances] if instances is not None and "instance" in wanted else []
     return [file for file in files if file.is_file()]
+
+
+def _warn_of_absent(settings: DataSettings, split: str, modes: Sequence[Mode]) -> None:
+    """Say which modes are asked for by name and have no samples."""
+    if settings.seg_task is not None and settings.seg_task not in modes:
+        logger.warning(
+            "data.seg_task (--seg_task) is %s, of which the split %r has no samples: the headline is the mean of %s",
+            settings.seg_task,
+            split,
+            ", ".join(modes),
+        )
+    if settings.cross_image_seg_task and "cross_image" not in modes:
+        logger.warning(
+            "data.cross_image_seg_task (--cross_image_seg_task) is true, but the split %r has no image pairs; they are "
+            "given by data.cross_image_json (--region_cross_json_path)",
+            split,
+        )
 
 
 def _with_world(settings: DataSettings) -> DataSettings:
@@ -347,32 +354,6 @@ def _own_sources(settings: DataSettings, split: str, excluded: set[ImageId], *, 
     return [OwnSource(own, mode) for mode in own.modes() if mode in settings.wanted_modes]
 
 
-def _excluded_images(settings: DataSettings, split: str) -> set[ImageId]:
-    """Images of all evaluation splits of RefCOCO that lie beside the training files."""
-    given = [key for key in REF_KEYS if vars(settings)[key] is not None]
-    if not given or any("{split}" not in vars(settings)[key] for key in given):
-        paths = {f"data.{key}": vars(settings)[key] for key in given}
-        raise ValueError(
-            "data.exclude_ref_eval_images: expected RefCOCO files with {split} in their path, which leads to their "
-            f"evaluation splits, got {paths or 'none'}"
-        )
-    found: list[Path] = []
-    for key in given:
-        files = {name: _file(settings, key, name) for name in REF_EVAL_SPLITS if name != split}
-        there = {name: file for name, file in files.items() if file.is_file()}
-        if not there:
-            raise ValueError(
-                f"data.exclude_ref_eval_images, data.{key}: found none of {', '.join(map(str, files.values()))}"
-            )
-        for name in REF_SPLITS[key]:
-            if name in files and name not in there:
-                logger.warning("%s is not there: its images are not left out of training", files[name])
-        found += there.values()
-    excluded = set().union(*(image_ids(file) for file in found))
-    logger.info("%d images of %s are left out of training", len(excluded), ", ".join(file.name for file in found))
-    return excluded
-
-
 def _is_given(settings: DataSettings, key: str, split: str, *, training: bool) -> bool:
     """Whether a data set is to be read; without the split it is, with a warning, no part of an evaluation."""
     path = vars(settings)[key]
@@ -383,11 +364,11 @@ def _is_given(settings: DataSettings, key: str, split: str, *, training: bool) -
 
 
 def _file(settings: DataSettings, key: str, split: str) -> Path:
-    return Path(vars(settings)[key].replace("{split}", split))
+    return in_split(vars(settings)[key], split)
 
 
 def _folder(settings: DataSettings, key: str, needed_by: str, split: str) -> Path:
     path = vars(settings)[key]
     if path is None:
         raise ValueError(f"data.{needed_by} is given and data.{key}, the folder of its images, is not")
-    return Path(path.replace("{split}", split))
+    return in_split(path, split)

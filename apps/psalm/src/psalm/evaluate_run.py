@@ -60,7 +60,7 @@ def asked_data(trained: DataSettings, settings: EvaluateSettings) -> DataSetting
     data = replace(trained, eval_split=settings.split or trained.eval_split)
     if settings.modes is None or set(settings.modes) == set(trained.wanted_modes):
         return data
-    return replace(data, modes=settings.modes, seg_task=None, cross_image_seg_task=True)
+    return replace(data, modes=settings.modes, seg_task=None, cross_image_seg_task=None)
 
 
 def is_own_question(trained: Settings, asked: Settings) -> bool:

@@ -9,11 +9,12 @@ from region_core.regions import Region, parse_region, region_to_mask
 from region_core.rle import decode_rle
 from region_training.curves import save_figure
 from region_training.images import read_image
+from region_training.loading import model_folder
 from rich.console import Console
 
 from psalm.answers import answer_samples
 from psalm.config import EvaluationSettings
-from psalm.loading import load_model
+from psalm.loading import load_model, open_processor
 from psalm.metrics.average_precision import rle_area
 from psalm.model import PSALMModel
 from psalm.modes import BACKGROUND, KIND_OF_MODE, Mode
@@ -35,8 +36,10 @@ def predict(settings: PredictSettings) -> None:
     Raises:
         ValueError: The flags contradict each other, or a region, class name or image is no such thing.
     """
-    model, processor = load_model(settings.model, settings.device)
-    scene = make_scene(settings, processor.pens)
+    folder = model_folder(settings.model)
+    # A mistake in the question is said before the weights are read.
+    scene = make_scene(settings, open_processor(folder).pens)
+    model, processor = load_model(folder, settings.device)
     thresholds = EvaluationSettings(
         score_threshold=settings.score_threshold,
         overlap_threshold=settings.overlap_threshold,

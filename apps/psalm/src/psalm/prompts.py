@@ -37,19 +37,22 @@ def dilate(mask: Bool[np.ndarray, "height width"], radius: int) -> Bool[np.ndarr
     A single pixel becomes a disc, more of them one distance transform, and only where the pen can reach.
     """
     drawn = np.zeros(mask.shape, dtype=bool)
-    columns = np.flatnonzero(mask.any(axis=0))
-    if not columns.size:
+    num_pixels = np.count_nonzero(mask)
+    if num_pixels == 0:
         return drawn
-    left, right = int(columns[0]), int(columns[-1])
-    rows = np.flatnonzero(mask[:, left : right + 1].any(axis=1))
-    top, bottom = int(rows[0]), int(rows[-1])
-    reach = drawn[max(top - radius, 0) : bottom + radius + 1, max(left - radius, 0) : right + radius + 1]
-    if (top, left) == (bottom, right):
-        disc = _disc(radius)[max(radius - top, 0) :, max(radius - left, 0) :]
+    if num_pixels == 1:
+        # argmax stops where it finds one; decoded RLEs run down the columns, across which it would be slow.
+        runs_down = not mask.flags.c_contiguous
+        lines = mask.T if runs_down else mask
+        place = divmod(int(lines.argmax()), lines.shape[1])
+        row, column = place[::-1] if runs_down else place
+        reach = drawn[max(row - radius, 0) : row + radius + 1, max(column - radius, 0) : column + radius + 1]
+        disc = _disc(radius)[max(radius - row, 0) :, max(radius - column, 0) :]
         reach[:] = disc[: reach.shape[0], : reach.shape[1]]
-    else:
-        own = mask[max(top - radius, 0) : bottom + radius + 1, max(left - radius, 0) : right + radius + 1]
-        reach[:] = distance_transform_edt(~own) <= radius
+        return drawn
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    near = tuple(slice(max(int(places[0]) - radius, 0), int(places[-1]) + radius + 1) for places in (rows, columns))
+    drawn[near] = distance_transform_edt(~mask[near]) <= radius
     return drawn
 
 

@@ -27,6 +27,7 @@ from transformers import (
 from psalm.configuration import STAGES, SWIN_COMMON, PSALMConfig
 from psalm.key_map import DETECTRON2, FUSED_PHI, MASK2FORMER, PSALM, to_own_names, upgrade_detectron2
 from psalm.model import PSALMModel
+from psalm.projector_weights import PUBLISHED_REPEATS, open_projector_weights
 from psalm.published_sizes import check_mask_sizes, mask_sizes, phi_config, shape_of, swin_of, swin_sizes
 from psalm.tokenizer import ALIGNED_TOKEN, IMAGE_TOKEN, QUERY_TOKEN, REGION_TOKEN, SEG_TOKEN
 
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 PICKLES = (".pkl", ".pth", ".pt")
 """Endings of files in detectron2's layout."""
+PUBLISHED_TYPE = "llava_phi"
+"""`model_type` of a PSALM as its authors published it."""
 QUERIES = "transformer_module.queries_embedder.weight"
 STATISTICS = ("*running_mean", "*running_var", "*num_batches_tracked")
 """Buffers of batch normalisation."""
@@ -42,10 +45,6 @@ NO_STATISTICS = (
     "stay at mean 0 and variance 1. Training measures them as it goes; a model that is not trained further gives wrong "
     "image tokens until they are measured, for instance by torch.optim.swa_utils.update_bn"
 )
-_MARK = "mm_projector."
-"""What stands in the names of a projector that PSALM's code has written."""
-TRAINED_REPEATS = 2
-"""PSALM's code runs the projector's second convolution twice, and its published weights were trained with that."""
 
 
 def open_mask2former(source: str) -> Mask2FormerModel:
@@ -116,32 +115,32 @@ def fill_projector(model: PSALMModel, source: str) -> None:
 
     Args:
         model: In memory as a whole.
-        source: A `mm_projector.bin`, a file of `psalm adapt-projector`, or a whole published checkpoint.
+        source: As for `open_projector_weights`.
 
     Raises:
         ValueError: Names or shapes do not fit, or an adapted file was made for other sizes.
     """
-    weights, repeats = load_weights(Path(source)), model.config.conv2_repeats
-    marked = any(_MARK in name for name in weights)
-    if marked and repeats != TRAINED_REPEATS:
+    opened, repeats = open_projector_weights(source), model.config.conv2_repeats
+    if opened.conv2_repeats not in (None, repeats):
         logger.warning(
-            "%s: weights of PSALM's code, which were trained with the second convolution run twice, but "
-            "model.conv2_repeats is %d: other tokens than the published ones; set it to 2",
+            "%s: weights that were trained with the second convolution run %d times, but model.conv2_repeats is %d: "
+            "other tokens than in that training; set it to %d",
             source,
+            opened.conv2_repeats,
             repeats,
+            opened.conv2_repeats,
         )
     if isinstance(model.projector, DeformableProjector):
-        adapted = adapt_projector_weights(weights, model.projector)
+        adapted = adapt_projector_weights(opened.weights, model.projector)
         _check_metadata(source, adapted.metadata)
         match_weights(model.projector, adapted.weights)
         lacking: Sequence[str] = adapted.missing_statistics
     else:
-        found = {name.rpartition(_MARK)[2]: tensor for name, tensor in weights.items() if _MARK in name}
-        lacking = match_weights(model.projector, found or weights, allow_missing=STATISTICS).missing
+        lacking = match_weights(model.projector, opened.weights, allow_missing=STATISTICS).missing
     # Every name that is a projector's was placed: what had no place is an error above.
-    taken = sum(_MARK in name for name in weights) or len(weights)
+    taken = len(opened.weights)
     new = len(model.projector.state_dict()) - taken
-    logger.info("%s: %s", source, summarise("projector", taken=taken, new=new, left_out=len(weights) - taken))
+    logger.info("%s: %s", source, summarise("projector", taken=taken, new=new, left_out=opened.num_others))
     if lacking:
         logger.warning(NO_STATISTICS, source, len(lacking))
 
@@ -185,7 +184,7 @@ def open_published_psalm(folder: Path, tokenizer: PreTrainedTokenizerBase, *, im
         image_size=image_size,
         projector_type="swin_conv",
         projector_conv_dim=shape_of(weights, "model.mm_projector.fc.weight", PSALM.name)[1],
-        conv2_repeats=TRAINED_REPEATS,
+        conv2_repeats=PUBLISHED_REPEATS,
         fpn_variant="psalm",
         num_mask_queries=shape_of(weights, "seg_query", PSALM.name)[0],
         image_token_id=ids[IMAGE_TOKEN],

@@ -27,7 +27,8 @@ class Scene:
         conditions: Class names in the data set's order (without "background"), one sentence, or one "" per region.
         target_conditions: Which conditions a target belongs to.
         is_thing: With class names, which of them are countable things; else all True.
-        void: Pixels that neither training nor evaluation looks at; None where there are none.
+        void: Pixels of crowds and without a label, which evaluation does not look at; None where there are none.
+            Training, as upstream, takes them for pixels without a target.
         prompts: With regions, one mask per region, on `reference_image` where there is one and else on `image`.
         reference_image: With mode cross_image, the image that shows the regions.
         dropped: How many regions or targets could not be used, by reason.

@@ -127,15 +127,18 @@ class AdaptProjectorSettings:
     """Settings of `adapt-projector`.
 
     Attributes:
-        source: A baseline's `mm_projector.bin`, or a whole checkpoint of a PSALM.
+        source: A baseline's `mm_projector.bin`, or a whole model: PSALM's, or a folder or file of ours.
         output: The file of safetensors to write, for `model.projector_weights` (`--pretrain_mm_mlp_adapter`).
         swin_type: Published size of the backbone.
+        conv2_repeats: How often the baseline ran its second convolution; by default what the names of the weights or
+            the `config.json` beside them say, else 2, as published.
         projector: Size of the deformable part.
     """
 
     source: str
     output: str
     swin_type: Literal["base", "large"] = "base"
+    conv2_repeats: Literal[1, 2] | None = None
     projector: DeformableProjectorConfig = field(default_factory=DeformableProjectorConfig)
 
 

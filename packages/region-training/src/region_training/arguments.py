@@ -162,9 +162,18 @@ def _read_legacy(
     if not equals:
         option = grammar.options.get(key)
         value = _read_value(name, given, remaining, option is not None and is_switch(option.annotation), grammar)
+        if option is not None and container_of(option.annotation) is list:
+            value = _as_list(value)
         read.overrides.append(Override(key, value, False, name))
     elif _truth(name, _read_value(name, given, remaining, True, grammar)):
         read.overrides.append(Override(key, fixed, False, name))
+
+
+def _as_list(value: str) -> str:
+    """A guide's single word where the setting is a list; its "none" is an empty one."""
+    if value.startswith("["):
+        return value
+    return "[]" if value == "none" else f"[{value}]"
 
 
 def _read_value(name: str, given: str | None, remaining: list[str], switch: bool, grammar: Grammar) -> str:
