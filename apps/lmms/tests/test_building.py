@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from lmms.building import build_config, build_model, build_processor, check_teacher, parts_of
+from lmms.building import build_config, build_model, build_processor, parts_of, wrap_model
 from lmms.config import ModelSettings
 from lmms.families import family_of
 from lmms.model import VideoLMM
+from lmms.teachers import check_teacher
 from region_training.parts import ModelParts
 from region_training.settings import ConfigError, TrainingSettings
-from transformers import AutoModel, AutoProcessor, SiglipImageProcessor
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, SiglipImageProcessor
 from video_autoregressive.config import AutoregressiveConfig, VideoTokenConfig
 
 
@@ -216,3 +217,39 @@ def test_the_stream_decides_the_tokens_whether_or_not_the_loss_is_on():
     module = AutoregressiveConfig(add_faster_video=True, faster_token_stride=4)
     on, off = (ModelSettings(enable_autoregressive=is_on, autoregressive_config=module) for is_on in (True, False))
     assert on.token_layout == off.token_layout == VideoTokenConfig(newline="grid", faster_stride=4)
+
+
+def test_a_loaded_model_is_wrapped(each, tmp_path):
+    """It is what settings that name its folder make: the same weights, the same teacher, the same loss."""
+    saved(each, tmp_path, enable_autoregressive=False)
+    lmm = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32)
+    settings = ModelSettings(
+        pretrained=str(tmp_path), enable_autoregressive=True, autoregressive_config=each.autoregressive()
+    )
+    for frozen in (["vision_tower"], []):
+        built = build_model(settings, each.processor, frozen_parts=frozen)
+        model = wrap_model(lmm, each.processor, each.autoregressive(), frozen_parts=frozen)
+        assert model.config.teacher == built.config.teacher
+        assert model.config.to_dict() == built.config.to_dict()
+        model.autoregressive_module.load_state_dict(built.autoregressive_module.state_dict())
+        batch = each.batch([each.sample((3,))])
+        torch.testing.assert_close(model.eval()(**batch).losses.means(), built.eval()(**batch).losses.means())
+        asked = {name: weight.requires_grad for name, weight in model.named_parameters()}
+        assert asked == {name: weight.requires_grad for name, weight in built.named_parameters()}
+
+
+def test_a_wrapped_model_has_one_type(toy):
+    lmm = toy.model(enable_autoregressive=False).lmm.to(torch.bfloat16)
+    model = wrap_model(lmm, toy.processor, toy.autoregressive())
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert wrap_model(lmm, toy.processor, None).autoregressive_module is None
+
+
+def test_a_model_that_cannot_be_wrapped_is_refused(toy):
+    lmm = toy.model(enable_autoregressive=False).lmm
+    with pytest.raises(ConfigError, match="embedding_dim: got 1152, expected 16"):
+        wrap_model(lmm, toy.processor, AutoregressiveConfig())
+    with pytest.raises(ConfigError, match=r"frozen_parts: got \['head'\]"):
+        wrap_model(lmm, toy.processor, toy.autoregressive(), frozen_parts=["head"])
+    with pytest.raises(ValueError, match=r"VideoLMM: model_type: got 'regionwise_video_lmm', expected one of llava"):
+        wrap_model(toy.model(), toy.processor, toy.autoregressive())

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lmms.causality import check_batch, check_causality
+from lmms.causality import check_batch, check_causality, check_samples
 from lmms.config import DataSettings
 from lmms.data import VideoDataset
 from lmms.packing import PackedSample
@@ -68,6 +68,23 @@ def test_packed_samples_must_not_see_each_other(toy):
     packed["position_ids"] = torch.arange(packed["input_ids"].shape[1])[None]
     with pytest.raises(ValueError, match="samples that share a row see each other"):
         check_batch(model, packed)
+
+
+def test_samples_of_another_data_set_are_looked_at(each):
+    """Text and single frames say nothing; frames that are normalised already are inverted too."""
+    samples = [each.sample(()), each.sample((1,), seed=1), each.sample((4,), seed=2)]
+    assert check_samples(each.model(), samples, each.collator())
+    assert not check_samples(each.model(), samples[:2], each.collator())
+    bytes_of = {"llava_onevision": "video_frames"}.get(each.model_type, "pixel_values_videos")
+
+    def collate(some):
+        batch = each.collator()(some)
+        visuals = {
+            name: pixels.float() / 99 if name == bytes_of else pixels for name, pixels in batch["visuals"].items()
+        }
+        return batch | {"visuals": visuals}
+
+    assert check_samples(each.model(), samples, collate)
 
 
 def test_a_runs_own_data_is_looked_at(each, tmp_path):

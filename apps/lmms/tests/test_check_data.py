@@ -4,6 +4,7 @@ import json
 import textwrap
 import time
 
+import av
 import numpy as np
 import pytest
 from lmms import check_data as module
@@ -12,6 +13,7 @@ from lmms.clip_files import write_clip
 from lmms.manifest import Manifest
 from lmms.verbs import CheckDataSettings
 from region_training.images import write_png
+from video_autoregressive.testing import write_clip as write_barcodes
 
 
 @pytest.fixture
@@ -43,7 +45,8 @@ def decoded(monkeypatch) -> list[str]:
     names = []
 
     def run(self, path, backend, function, *args):
-        names.append(path.name)
+        if function is module.probe_video:
+            names.append(path.name)
         return function(*args)
 
     monkeypatch.setattr(module.DecodeWorker, "run", run)
@@ -68,7 +71,7 @@ def test_good_data_pass_and_are_described(root, decoded, capsys):
         "b.mp4": 6,
         "folder": 3,
     }
-    assert (manifest.entries["a.mp4"].info.width, manifest.entries["a.mp4"].frames) == (32, 32)
+    assert (manifest.entries["a.mp4"].info.width, manifest.entries["a.mp4"].frames) == (32, 0)
 
 
 def test_everything_that_is_bad_is_named(root, decoded, capsys):
@@ -122,10 +125,31 @@ def test_what_was_good_is_not_decoded_again(root, decoded):
         write_clip(root / name, np.ones((8, 32, 32, 3), dtype=np.uint8), np.arange(8) / 10)
     assert check(root, [row("a.mp4"), row("broken.mp4"), row("b.mp4")]) == 0
     assert decoded == ["broken.mp4", "b.mp4"]
-    decoded.clear()
-    assert check(root, [row("a.mp4")], frames=33) == 0
-    assert decoded == ["a.mp4"]
+    for frames, again in ((33, []), (0, [])):
+        decoded.clear()
+        assert check(root, [row("a.mp4")], frames=frames) == 0
+        assert decoded == again
     assert set(Manifest.read(root / "manifest.jsonl").entries) == {"a.mp4", "b.mp4", "broken.mp4"}
+
+
+def test_a_check_of_fewer_frames_does_not_stand_for_one_of_more(root, decoded):
+    for frames, again in ((4, ["a.mp4"]), (3, []), (5, ["a.mp4"]), (0, ["a.mp4"]), (5, [])):
+        decoded.clear()
+        assert check(root, [row("a.mp4")], frames=frames) == 0
+        assert decoded == again
+
+
+def test_damage_is_found_wherever_it_is(root, decoded, capsys):
+    """In frame 5 of 300, the last before a key frame: no other frame needs it."""
+    path = write_barcodes(root / "long.mp4", 300, gop=3, options={"bf": "0", "sc_threshold": "0"})
+    with av.open(str(path)) as clip:
+        position, size = [(packet.pos, packet.size) for packet in clip.demux(video=0) if packet.size][5]
+    data = bytearray(path.read_bytes())
+    data[position : position + size] = bytes(size)
+    path.write_bytes(data)
+    assert check(root, [row("long.mp4")], frames=32) == 0
+    assert check(root, [row("long.mp4")]) == 1
+    assert "frame 5 at 0.167 s: cannot be decoded" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_interrupted_check_keeps_what_it_found(root, monkeypatch):

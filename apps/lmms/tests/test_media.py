@@ -1,11 +1,14 @@
 """The files of a record: what is drawn of its videos, and errors with their names."""
 
+import logging
+import sys
+
 import numpy as np
 import pytest
 from lmms.clip_files import write_clip
 from lmms.config import DataSettings
 from lmms.manifest import FileState, Manifest, ManifestEntry
-from lmms.media import MediaReader
+from lmms.media import MediaReader, chosen_backend
 from lmms.records import Record
 from region_training.images import write_png
 from video_autoregressive.frames import VideoInfo
@@ -31,6 +34,16 @@ def test_frames_are_decoded_at_the_models_size_or_as_they_are(root):
     assert media.decode_ms > 0
     assert reader_of(root, size=None).read(record, "here", 2).clips[0].frames.shape == (2, 3, 32, 48)
     assert reader_of(root).read(Record("x", ()), "here").decode_ms == 0
+
+
+def test_the_choice_of_the_decoder_is_said_once(root, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)  # as if it were not installed
+    chosen_backend.cache_clear()
+    with caplog.at_level(logging.INFO, logger="video_autoregressive.backends"):
+        readers = [reader_of(root, backend="auto") for _ in range(3)]
+    chosen_backend.cache_clear()
+    assert {reader.loader.backend.name for reader in readers} == {"pyav"}
+    assert caplog.text.count("videos are decoded with PyAV") == 1
 
 
 def test_a_file_that_cannot_be_read_is_named(root):

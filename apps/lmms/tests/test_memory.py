@@ -53,8 +53,9 @@ def test_bytes_per_element_are_those_that_deepspeed_holds(precision, stage, weig
     estimate = _estimate(stage=stage, precision=precision)
     assert (estimate.weights, estimate.gradients) == (8000 * weights, 7000 * gradients)
     assert estimate.optimizer == 7000 * optimizer
-    assert estimate.teacher == 400
-    assert estimate.total == sum((estimate.weights, estimate.gradients, estimate.optimizer, 400, 50, estimate.buffers))
+    assert estimate.teacher == 100 * weights
+    parts = (estimate.weights, estimate.gradients, estimate.optimizer, 100 * weights, 50, estimate.buffers)
+    assert estimate.total == sum(parts)
 
 
 def test_a_stage_divides_what_it_partitions():
@@ -63,7 +64,7 @@ def test_a_stage_divides_what_it_partitions():
     for kind, first in (("optimizer", 1), ("gradients", 2), ("weights", 3)):
         ratios = [vars(one)[kind] / vars(four)[kind] for one, four in zip(alone, shared, strict=True)]
         assert ratios == [4.0 if stage >= first else 1.0 for stage in range(4)]
-    assert {estimate.teacher for estimate in shared} == {400}
+    assert {estimate.teacher for estimate in shared} == {200}
     assert [estimate.buffers > 0 for estimate in alone] == [False, True, True, True]
 
 

@@ -71,7 +71,13 @@ def test_the_file_stands_beside_a_run_that_has_not_begun(settings, free, tmp_pat
     values = json.loads(beside.read_text())
     assert values["verdict"] == "PASS"
     assert values["parts"]["vision_tower"]["trained"] == 0
-    assert {finding["name"] for finding in values["findings"]} == {"decoder", "records", "memory", "disk"}
+    assert {finding["name"] for finding in values["findings"]} == {
+        "decoder",
+        "records",
+        "held-out records",
+        "memory",
+        "disk",
+    }
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("")
     assert preflight(settings) == 0

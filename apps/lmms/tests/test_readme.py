@@ -93,8 +93,8 @@ def test_the_records_of_the_page_are_read():
 SNIPPETS = code_blocks(TEXT, "python")
 
 
-def test_there_are_two_snippets():
-    assert len(SNIPPETS) == 2
+def test_there_are_three_snippets():
+    assert len(SNIPPETS) == 3
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`AutoregressiveTrainer`: what it logs, how its gradients scale, ranks with unlike batches, and the guide's call."""
+"""`AutoregressiveTrainer`: what it logs, how its gradients scale, and ranks with unlike batches."""
 
 import json
 import shutil
@@ -15,11 +15,10 @@ from region_core.losses import LossTerms
 from region_training.deepspeed_presets import deepspeed_config
 from region_training.engine import TrainingJob, train
 from region_training.ranks import Ranks
-from region_training.settings import ConfigError, TrainingSettings
+from region_training.settings import TrainingSettings
 from region_training.testing import run_ranks
 from safetensors.torch import load_file
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import TrainingArguments
 from video_autoregressive.config import AutoregressiveConfig
 
 
@@ -194,61 +193,6 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(toy, tmp_path):
     assert set(stored["module"]) == set(toy.model(frozen_parts=()).state_dict())
 
 
-def test_the_guides_call_trains(toy, tmp_path, caplog):
-    """Its arguments are `model`, `args`, `train_dataset` and `enable_autoregressive`, as the guide has them."""
-    samples = [toy.sample((3,), seed=seed) for seed in range(8)]
-
-    def run(rank):
-        results = {}
-        for name, enabled in (("on", True), ("off", False)):
-            trainer = AutoregressiveTrainer(
-                model=toy.model(),
-                args=TrainingArguments(
-                    output_dir=str(tmp_path / name),
-                    num_train_epochs=1,
-                    per_device_train_batch_size=2,
-                    gradient_accumulation_steps=2,
-                    learning_rate=2e-2,
-                    bf16=True,
-                    logging_steps=1,
-                    save_steps=500,
-                    use_cpu=True,
-                    report_to="none",
-                ),
-                train_dataset=Listed(samples),
-                data_collator=toy.collator(),
-                enable_autoregressive=enabled,
-            )
-            results[name] = trainer.train().global_step
-        return results
-
-    assert run_ranks(run, 1, tmp_path / "ranks") == [{"on": 2, "off": 2}]
-    for line in log_of(tmp_path / "on"):
-        assert {"autoregressive_loss", "main_loss", "total_loss"} <= set(line)
-        assert line["total_loss"] == pytest.approx(line["autoregressive_loss"] + line["main_loss"])
-    for line in log_of(tmp_path / "off"):
-        assert "autoregressive_loss" not in line
-        assert line["total_loss"] == line["main_loss"]
-    parts = {part["name"]: part["trainable"] for part in json.loads((tmp_path / "on/parts.json").read_text())}
-    assert parts == {"vision_tower": False, "projector": True, "language_model": True, "autoregressive": True}
-    parts = {part["name"]: part["trainable"] for part in json.loads((tmp_path / "off/parts.json").read_text())}
-    assert not parts["autoregressive"]
-    assert (tmp_path / "on/model/config.json").exists()
-
-
-def test_the_guides_call_without_the_module_says_so(toy, tmp_path):
-    model = toy.model(enable_autoregressive=False)
-    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
-    with pytest.raises(ConfigError, match="the model has no autoregressive_module"):
-        AutoregressiveTrainer(model=model, args=args, train_dataset=Listed([]), enable_autoregressive=True)
-    with pytest.raises(ConfigError, match="train_dataset: got none"):
-        AutoregressiveTrainer(model=model, args=args)
-    with pytest.raises(TypeError, match="model: got OnevisionForTraining, expected a VideoLMM"):
-        AutoregressiveTrainer(model=model.lmm, args=args)
-    with pytest.raises(ConfigError, match="data_collator: needed for a Listed"):
-        AutoregressiveTrainer(model=model, args=args, train_dataset=Listed([]))
-
-
 def two_scale_log() -> VideoLossLog:
     return VideoLossLog(Alone(), 1.0, AutoregressiveConfig(enable_multiscale_pooling=True))
 
@@ -267,6 +211,24 @@ def log_a_step(log: VideoLossLog, weight: float) -> dict[str, float]:
     log.note_batch(6, [2.0, 4.0])
     log.add(torch.tensor(0.0), terms, None)
     return log.drain()[0]
+
+
+def test_a_weight_that_rises_between_two_lines_counts_step_by_step():
+    log = VideoLossLog(Alone(), 1.0, AutoregressiveConfig())
+    total, weights, errors = 0.0, (0.1, 0.2, 0.3), (1.0, 5.0, 3.0)
+    for weight, error in zip(weights, errors, strict=True):
+        terms = LossTerms()
+        terms.add("main", torch.tensor(8.0), 4)
+        terms.add("autoregressive", torch.tensor(2 * error), 2, weight)
+        terms.add("autoregressive_copy", torch.tensor(6.0), 2, 0.0)
+        log.weight = weight
+        log.add(terms.weighted_total(), terms, None)
+        total += 2.0 + weight * error
+    values, _ = log.drain()
+    assert values["total_loss"] == pytest.approx(values["loss/total"]) == pytest.approx(total / 3)
+    assert values["autoregressive_loss"] == pytest.approx((0.1 + 1.0 + 0.9) / 3)
+    assert values["autoregressive_loss_raw"] == pytest.approx(3.0)
+    assert not any("weighted" in name for name in values)
 
 
 def test_a_ratio_that_is_unusual_is_said_once(caplog):

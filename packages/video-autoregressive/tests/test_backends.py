@@ -4,6 +4,7 @@ import logging
 import struct
 import sys
 from fractions import Fraction
+from types import ModuleType
 
 import av
 import pytest
@@ -235,6 +236,8 @@ def test_a_decoder_that_does_not_load_cannot_be_used(monkeypatch, tmp_path):
 
 def test_no_backend_at_all_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
+    for decoder in ("torchcodec", "decord"):  # as if they were installed: every backend needs PyAV's index
+        monkeypatch.setitem(sys.modules, decoder, ModuleType(decoder))
     assert set(available_backends().values()) == {available_backends()["pyav"]}
     with pytest.raises(ImportError, match=r"'pyav' cannot be used: .*install video-autoregressive\[decoders\]"):
         backend_of("auto")

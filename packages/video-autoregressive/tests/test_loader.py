@@ -179,3 +179,22 @@ def test_a_data_loaders_workers_can_have_a_limit(clip):
 
 def test_uniform_sampling_is_the_default(loader, clip):
     assert torch.equal(loader.load_clip(clip, max_frames=7).indices, sample_uniform(torch.arange(30.0), 7))
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (
+            torch.rand(4, 3, 8, 8),
+            r"got a torch.float32 tensor of shape \(4, 3, 8, 8\), expected torch.uint8 .*255 \* frames",
+        ),
+        (torch.zeros(4, 8, 8, 3, dtype=torch.uint8), r"of shape \(4, 8, 8, 3\), expected torch.uint8 of shape \(T, 3"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), r"of shape \(3, 8, 8\), expected"),
+    ],
+)
+def test_tensors_of_another_type_or_shape_are_refused(frames, message):
+    """Floats would be taken for bytes, and give almost black frames."""
+    with pytest.raises(ValueError, match=message):
+        MultiScaleVideoFrameLoader("pyav").load_clip(frames, max_frames=2)
+    with pytest.raises(ValueError, match=message):
+        MultiScaleVideoFrameLoader("pyav").load_video_frames(frames)

@@ -61,11 +61,22 @@ def test_the_programs_own_figures_are_left_alone(tmp_path, picture):
     assert pyplot.get_fignums() == before
 
 
-def test_without_matplotlib_the_error_says_what_to_install(tmp_path, monkeypatch):
+def test_without_matplotlib_the_mask_is_written_as_text(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
-    with pytest.raises(ImportError, match=r"video-autoregressive\[pictures\]"):
-        visualize_mask(generator.create_causal_frame_mask(2, 2), tmp_path / "mask.png")
+    mask = generator.create_causal_frame_mask(3, [1, 2, 1])
+    path = visualize_mask(mask, tmp_path / "new" / "mask.png", num_patches_per_frame=[1, 2, 1])
+    assert path == tmp_path / "new" / "mask.txt"
+    assert path.read_text() == "100\n110\n111\n"
+    assert not path.with_suffix(".png").exists()
+    assert f"wrote {path}" in caplog.text
+    assert "video-autoregressive[pictures]" in caplog.text
+    assert visualize_mask(mask, path).read_text() == "1000\n1110\n1110\n1111\n"
+    monkeypatch.setattr(mask_pictures, "MAX_SIDE", 2)
+    assert visualize_mask(mask, path).read_text() == "??\n1?\n"
+    assert visualize_mask(mask[:, :2], path).read_text() == "1?\n11\n"
+    with pytest.raises(ValueError, match="does not add up"):
+        visualize_mask(mask, path, num_patches_per_frame=3)
 
 
 @pytest.mark.parametrize("counts", [5, 0, [3, 4], [3, 4, 3]])

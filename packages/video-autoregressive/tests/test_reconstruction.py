@@ -404,5 +404,8 @@ def test_teachers_that_cannot_be_are_refused():
         def fingerprint(self):
             return "module"
 
+        def cast(self, dtype):
+            self.to(dtype)
+
     with pytest.raises(ValueError, match="got the module Module, whose weights would be trained and saved"):
         AutoregressiveReconstructionModule(HIDDEN, config(), Module())

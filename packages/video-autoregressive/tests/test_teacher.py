@@ -155,3 +155,21 @@ def test_the_weights_follow_the_frames(kind, frames):
     tower = Recorded().bfloat16()
     assert TEACHERS[kind](tower).encode(frames).rows.dtype == torch.bfloat16
     assert devices == [frames.device]
+
+
+@pytest.mark.parametrize("kind", ["snapshot", "external"])
+def test_a_cast_changes_the_weights_and_not_the_fingerprint(kind, frames):
+    teacher = TEACHERS[kind](Tower())
+    before, features = teacher.fingerprint(), teacher.encode(frames).rows
+    for dtype in (torch.bfloat16, torch.bfloat16):
+        teacher.cast(dtype)
+        assert teacher.fingerprint() == before
+    rows = teacher.encode(frames).rows
+    assert rows.dtype == torch.bfloat16
+    torch.testing.assert_close(rows.float(), features, rtol=0.05, atol=0.05)
+
+
+def test_a_cast_leaves_the_models_own_tower_alone(frames):
+    tower = frozen()
+    SharedTeacher(DIM, tower).cast(torch.bfloat16)
+    assert tower.convolution.weight.dtype == torch.float32

@@ -22,6 +22,9 @@ class Counting:
     def fingerprint(self):
         return self.name
 
+    def cast(self, dtype):
+        self.name = f"cast to {dtype}"
+
 
 @pytest.fixture
 def frames():
@@ -49,11 +52,37 @@ def test_another_process_finds_it(tmp_path, frames):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_two_that_write_the_same_frame_do_not_write_one_partial_file(tmp_path, frames, monkeypatch):
+    """Also on two machines, whose processes may have the same number."""
+    files = []
+    save = torch.save
+
+    def note(content, path):
+        files.append(path)
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", note)
+    for _ in range(2):
+        CachedTeacher(Counting(), tmp_path).encode(frames[:1])
+        for path in tmp_path.rglob("*.pt"):
+            path.unlink()
+    first, second = files
+    assert first.parent == second.parent
+    assert first != second
+
+
 def test_another_teacher_starts_anew(tmp_path, frames):
     CachedTeacher(Counting(), tmp_path).encode(frames)
     other = Counting("two")
     CachedTeacher(other, tmp_path).encode(frames)
     assert other.asked == [4]
+
+
+def test_a_cast_reaches_the_teacher_and_keeps_the_fingerprint(tmp_path):
+    teacher = Counting()
+    cached = CachedTeacher(teacher, tmp_path)
+    cached.cast(torch.bfloat16)
+    assert (teacher.name, cached.fingerprint()) == ("cast to torch.bfloat16", "one")
 
 
 def test_frames_are_known_by_all_their_bits(tmp_path, frames):

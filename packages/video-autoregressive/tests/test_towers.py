@@ -39,6 +39,14 @@ def test_a_copy_has_weights_of_its_own():
     assert not any(part.training for part in twin.modules())
 
 
+def test_a_copy_of_a_tower_that_has_run_gets_its_hooks_anew():
+    """transformers installs hooks at the first forward that is asked for hidden states, and marks the tower."""
+    module = tower()
+    module._output_capturing_hooks_installed = True
+    assert not hasattr(frozen_copy(module), "_output_capturing_hooks_installed")
+    assert module._output_capturing_hooks_installed
+
+
 def test_a_copy_has_no_hooks_and_the_original_keeps_its_own():
     """Trap: a hook bound to the model around the tower would be copied with the whole model."""
 

@@ -3,6 +3,7 @@
 from .building import build_model as build_model
 from .building import build_processor as build_processor
 from .building import parts_of as parts_of
+from .building import wrap_model as wrap_model
 from .causality import check_causality as check_causality
 from .chat import ChatEncoder as ChatEncoder
 from .collate import VideoCollator as VideoCollator

@@ -111,6 +111,11 @@ class Backbone(ABC):
     ) -> Int[Tensor, "batch all_tokens"]:
         """Prompts with generated answers behind them."""
 
+    @staticmethod
+    def inverted(pixels: Tensor) -> Tensor:
+        """Other pixels, also where they are normalised already."""
+        return -pixels if pixels.is_floating_point() else ~pixels
+
     def normalise(
         self, pixels: Num[Tensor, "*shape channels"] | Tensor, channel_dim: int, dtype: torch.dtype
     ) -> Tensor:

@@ -1,22 +1,18 @@
 """From settings to a processor and a model: new, or a pretrained video language model with a new module beside it."""
 
+import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from region_training.loading import whole_weights
 from region_training.settings import ConfigError
-from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
@@ -34,17 +30,14 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
-from video_autoregressive.config import AutoregressiveConfig
-from video_autoregressive.encoding import encode_vit
-from video_autoregressive.teacher import ExternalTeacher, SharedTeacher, SnapshotTeacher, Teacher
-from video_autoregressive.teacher_cache import CachedTeacher
+from video_autoregressive.config import AutoregressiveConfig, VideoTokenConfig
 
-from lmms.backbone import Backbone
 from lmms.config import ModelSettings
 from lmms.configuration import VideoLMMConfig, read_own
 from lmms.families import family_class
 from lmms.model import VideoLMM, backbone_of, fill_faster_token, fill_own, open_plain
 from lmms.new_weights import settle_new_weights
+from lmms.teachers import check_width, make_teacher, placeholder_teacher
 from lmms.tokenizer import chat_template, train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -91,14 +84,23 @@ def build_processor(settings: ModelSettings, texts: Iterable[str]) -> ProcessorM
     return _qwen_processor(config, tokenizer, settings.image_size)
 
 
-def build_config(settings: ModelSettings, processor: ProcessorMixin) -> VideoLMMConfig:
+def build_config(
+    settings: ModelSettings, processor: ProcessorMixin, loaded: PreTrainedConfig | None = None
+) -> VideoLMMConfig:
     """The configuration of a model; sizes that must agree with the tokenizer are taken from it.
+
+    Args:
+        settings: The composition.
+        processor: The run's processor.
+        loaded: Configuration of a video language model that is loaded already; by default the settings name one.
 
     Raises:
         ConfigError: A key is not known, or sizes do not go together.
     """
     own: dict[str, Any] = {}
-    if settings.pretrained is not None:
+    if loaded is not None:
+        lmm = loaded
+    elif settings.pretrained is not None:
         lmm = AutoConfig.from_pretrained(settings.pretrained)
         family_class(lmm.model_type, f"model.pretrained ({settings.pretrained}): model_type")
     else:
@@ -108,7 +110,7 @@ def build_config(settings: ModelSettings, processor: ProcessorMixin) -> VideoLMM
     if settings.enable_autoregressive:
         own["autoregressive_config"] = asdict(settings.autoregressive_config)
     config = VideoLMMConfig(lmm_config=lmm, image_mean=mean, image_std=std, **own)
-    _check_width(config)
+    check_width(config)
     return config
 
 
@@ -125,87 +127,74 @@ def build_model(settings: ModelSettings, processor: ProcessorMixin, *, frozen_pa
         ValueError: Weights and configuration do not match.
     """
     config = build_config(settings, processor)
-    unknown = sorted(set(frozen_parts) - set(parts_of(config)))
-    if unknown:
-        raise ConfigError(f"frozen_parts: got {unknown}, expected names among {sorted(parts_of(config))}")
+    _check_parts(config, frozen_parts)
     # ZeRO-3 would hand out pieces of the parts, which can't be initialised or copied here.
     with whole_weights():
         if settings.pretrained is None:
-            model = VideoLMM(config, _new_lmm(config), _placeholder_teacher(config))
+            model = VideoLMM(config, _new_lmm(config), placeholder_teacher(config))
         else:
             lmm = open_plain(settings.pretrained)
             config.lmm_config = lmm.config
-            model = VideoLMM(config, lmm, _placeholder_teacher(config))
+            model = VideoLMM(config, lmm, placeholder_teacher(config))
             _fill_pretrained(model, Path(settings.pretrained))
-        frozen = tuple(prefix for part in frozen_parts for prefix in parts_of(config)[part])
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(not name.startswith(frozen))
-        if model.autoregressive_module is not None:
-            teacher = _make_teacher(model, frozen="vision_tower" in frozen_parts)
-            model.autoregressive_module.teacher = teacher
-            kind, fingerprint = teacher.kind, teacher.fingerprint()
-            config.teacher = {"kind": kind, "source": settings.pretrained, "fingerprint": fingerprint}
-            logger.info("reconstruction targets: teacher %s, %d wide, fingerprint %s", kind, teacher.dim, fingerprint)
+        _settle(model, frozen_parts, settings.pretrained)
     return model
 
 
-def check_teacher(config: VideoLMMConfig, recorded: Mapping[str, Any] | None) -> None:
-    """Refuse to go on with another teacher than the one that the run began with.
+def wrap_model(
+    lmm: PreTrainedModel,
+    processor: ProcessorMixin,
+    autoregressive: AutoregressiveConfig | None,
+    *,
+    video_tokens: VideoTokenConfig | None = None,
+    frozen_parts: Sequence[str] = (),
+) -> VideoLMM:
+    """A video language model that is loaded already, with a reconstruction module beside it.
+
+    Args:
+        lmm: A model of the library; it becomes the part `lmm` of the new one, with its weights and their type.
+        processor: Its processor.
+        autoregressive: The module, whose `embedding_dim` is the width of the tower; None has no module.
+        video_tokens: How features of frames become tokens, by default as in the library; LLaVA-OneVision only.
+        frozen_parts: Parts that are not trained: a frozen tower is its own teacher.
 
     Raises:
-        ValueError: The fingerprints differ.
+        ConfigError: Settings and model do not go together.
+        ValueError: The family is not known.
     """
-    if recorded is not None and config.teacher is not None and recorded["fingerprint"] != config.teacher["fingerprint"]:
-        raise ValueError(
-            f"the teacher of this run has the fingerprint {recorded['fingerprint']} ({recorded['kind']} of "
-            f"{recorded['source']}), got {config.teacher['fingerprint']}: its source has changed"
-        )
+    family_class(lmm.config.model_type, f"{type(lmm).__name__}: model_type")
+    settings = ModelSettings(
+        video_tokens=video_tokens or VideoTokenConfig(),
+        enable_autoregressive=autoregressive is not None,
+        autoregressive_config=autoregressive or AutoregressiveConfig(),
+    )
+    # A copy: making a configuration around the model's own would reset how the model attends.
+    config = build_config(settings, processor, copy.deepcopy(lmm.config))
+    config.lmm_config = lmm.config
+    _check_parts(config, frozen_parts)
+    with whole_weights():
+        model = VideoLMM(config, lmm, placeholder_teacher(config)).to(lmm.dtype)
+        _settle(model, frozen_parts, lmm.name_or_path or None)
+    return model
 
 
-def _make_teacher(model: VideoLMM, *, frozen: bool) -> Teacher:
-    """The teacher that the settings ask for."""
-    settings, backbone = model.config.autoregressive, model.backbone
-    assert settings is not None
-    tower, width, chunk = backbone.tower(model.lmm), _teacher_width(model.config), settings.teacher_chunk
-    kind = settings.teacher
-    if kind == "auto":
-        kind = "shared" if frozen else "snapshot"
-    match kind:
-        case "shared":
-            if not frozen:
-                raise ConfigError(
-                    "model.autoregressive_config.teacher: got 'shared' with a tower that is trained; freeze it "
-                    "(training.frozen_parts: [vision_tower]) or use 'snapshot'"
-                )
-            return SharedTeacher(width)
-        case "external":
-            return _external_teacher(settings, backbone)
-        case "cache":
-            snapshot = SnapshotTeacher(tower, width, encode=backbone.see, chunk=chunk)
-            return CachedTeacher(snapshot, str(settings.teacher_path))
-        case _:
-            return SnapshotTeacher(tower, width, encode=backbone.see, chunk=chunk)
+def _check_parts(config: VideoLMMConfig, frozen_parts: Sequence[str]) -> None:
+    unknown = sorted(set(frozen_parts) - set(parts_of(config)))
+    if unknown:
+        raise ConfigError(f"frozen_parts: got {unknown}, expected names among {sorted(parts_of(config))}")
 
 
-def _external_teacher(settings: AutoregressiveConfig, backbone: Backbone) -> Teacher:
-    """Another vision encoder of the library, with its own size and normalisation."""
-    source = str(settings.teacher_path)
-    encoder = AutoModel.from_pretrained(source, dtype=torch.get_default_dtype())
-    encoder = cast("nn.Module", encoder.vision_model if "text_config" in encoder.config else encoder)
-    values = AutoImageProcessor.from_pretrained(source)
-    size = cast("Any", encoder).config.image_size
-    own = [torch.tensor(values).view(3, 1, 1) for values in (backbone.config.image_mean, backbone.config.image_std)]
-    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (values.image_mean, values.image_std))
-
-    def preprocess(frames: Tensor) -> Tensor:
-        device = frames.device
-        plain = backbone.single_frames(frames).float() * own[1].to(device) + own[0].to(device)
-        plain = F.interpolate(plain, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
-        return (plain - mean.to(device)) / std.to(device)
-
-    dim = cast("Any", encoder).config.hidden_size
-    encode = partial(encode_vit, layer=-1 if settings.teacher_layer is None else settings.teacher_layer)
-    return ExternalTeacher(encoder, dim, encode=encode, preprocess=preprocess, chunk=settings.teacher_chunk)
+def _settle(model: VideoLMM, frozen_parts: Sequence[str], source: str | None) -> None:
+    """Freeze parts of a model that has its weights, and give its module the teacher that follows from that."""
+    frozen = tuple(prefix for part in frozen_parts for prefix in parts_of(model.config)[part])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    if model.autoregressive_module is not None:
+        teacher = make_teacher(model, frozen="vision_tower" in frozen_parts)
+        model.autoregressive_module.teacher = teacher
+        kind, fingerprint = teacher.kind, teacher.fingerprint()
+        model.config.teacher = {"kind": kind, "source": source, "fingerprint": fingerprint}
+        logger.info("reconstruction targets: teacher %s, %d wide, fingerprint %s", kind, teacher.dim, fingerprint)
 
 
 def _new_lmm(config: VideoLMMConfig) -> PreTrainedModel:
@@ -220,11 +209,6 @@ def _new_lmm(config: VideoLMMConfig) -> PreTrainedModel:
     return cast("PreTrainedModel", lmm)
 
 
-def _placeholder_teacher(config: VideoLMMConfig) -> Teacher | None:
-    """A teacher of the right width until the weights are there that a copy can be taken of."""
-    return None if config.autoregressive is None else SharedTeacher(config.autoregressive.embedding_dim)
-
-
 def _fill_pretrained(model: VideoLMM, source: Path) -> None:
     """Take over what a folder of this application holds beside the plain model, where it fits."""
     own = read_own(source)
@@ -235,31 +219,6 @@ def _fill_pretrained(model: VideoLMM, source: Path) -> None:
         logger.warning("%s holds a reconstruction module of other settings, which is left out", source)
         if same_tokens:
             fill_faster_token(model, source)
-
-
-def _teacher_width(config: VideoLMMConfig) -> int:
-    settings = config.autoregressive
-    assert settings is not None
-    if settings.teacher_layer is not None:
-        return config.lmm.vision_config.hidden_size
-    return backbone_of(config).feature_width(config.lmm)
-
-
-def _check_width(config: VideoLMMConfig) -> None:
-    settings = config.autoregressive
-    if settings is None:
-        return
-    if settings.teacher == "external":
-        width = cast("Any", AutoConfig.from_pretrained(str(settings.teacher_path)))
-        width = (width.vision_config if "vision_config" in width else width).hidden_size
-        whose = f"the features of the external teacher {settings.teacher_path}"
-    else:
-        width, whose = _teacher_width(config), f"the features of the vision tower ({config.lmm.model_type})"
-    if settings.embedding_dim != width:
-        raise ConfigError(
-            f"model.autoregressive_config.embedding_dim: got {settings.embedding_dim}, expected {width}: the width of "
-            f"{whose}, which are predicted"
-        )
 
 
 def _new_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:

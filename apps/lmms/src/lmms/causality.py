@@ -6,13 +6,16 @@ targets of earlier frames must stay as they were, and those of the inverted fram
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Bool
+from region_training.safe_dataset import SizedDataset
 from torch import Tensor
 from video_autoregressive.layout import FrameBatch
 
+from lmms.answers import on_device
 from lmms.collate import VideoCollator
 from lmms.data import VideoDataset
 from lmms.model import VideoLMM
@@ -26,6 +29,7 @@ TOLERANCE = 1e-3
 NUM_FRAMES = 4
 """Two steps of a family that merges frames in pairs. The test costs every start two passes of the whole model."""
 MOST_RECORDS = 64
+GIVEN = ("input_ids", "attention_mask", "position_ids", "visuals")
 
 
 def check_causality(model: VideoLMM, dataset: VideoDataset) -> bool:
@@ -62,6 +66,32 @@ def check_causality(model: VideoLMM, dataset: VideoDataset) -> bool:
     return check_batch(model, collate(samples))
 
 
+def check_samples(model: VideoLMM, dataset: SizedDataset[Any], collate: Callable[[list], dict]) -> bool:
+    """Check a model on a data set of another kind: on the first of its samples that shows two frames.
+
+    Args:
+        model: The model.
+        dataset: Gives the samples.
+        collate: Makes a batch of a list of them, as `VideoCollator` does.
+
+    Returns:
+        Whether there was something to check.
+
+    Raises:
+        ValueError: Something leaks; the message names what.
+    """
+    for index in range(min(len(dataset), MOST_RECORDS)):
+        try:
+            batch = collate([dataset[index]])
+        except (ValueError, OSError):
+            continue  # a bad record, which training deals with
+        frames = batch.get("frames")
+        if isinstance(frames, FrameBatch) and frames.num_frames > 1 and check_batch(model, batch):
+            return True
+    logger.warning("no clip among the first %d samples: whether the model is causal was not checked", MOST_RECORDS)
+    return False
+
+
 @torch.no_grad()
 def check_batch(model: VideoLMM, batch: dict[str, Any]) -> bool:
     """Invert frames of a batch and look at what changes.
@@ -76,7 +106,7 @@ def check_batch(model: VideoLMM, batch: dict[str, Any]) -> bool:
     Raises:
         ValueError: Something leaks; the message names what.
     """
-    given = {key: batch[key] for key in ("input_ids", "attention_mask", "position_ids", "visuals") if key in batch}
+    given = on_device(batch, GIVEN, model.device)
     frames = batch["frames"]
     assert isinstance(frames, FrameBatch)
     was_training = model.training

@@ -22,7 +22,7 @@ from video_autoregressive.backends import VideoBackend, backend_of
 from video_autoregressive.frame_folder import FrameFolder
 from video_autoregressive.isolation import DecodeWorker
 
-from lmms.check_video import check_video
+from lmms.check_video import PIECE, check_piece, probe_video
 from lmms.manifest import FileState, Manifest, ManifestEntry
 from lmms.records import Record, parse_record
 from lmms.rows import Rows, read_rows
@@ -124,7 +124,7 @@ def check_videos(
         try:
             path = resolve_under(root, name, "video")
             entry = known.find(name, path)
-            if entry is not None and entry.info is not None and entry.frames >= settings.frames:
+            if entry is not None and entry.info is not None and _covers(entry.frames, settings.frames):
                 return entry
             state = FileState.of(path)
         except (ValueError, OSError) as error:
@@ -132,7 +132,9 @@ def check_videos(
         worker = idle.get()
         reader = FrameFolder() if path.is_dir() else backend
         try:
-            info = worker.run(path, reader.name, check_video, reader, path, settings.frames)
+            info = worker.run(path, reader.name, probe_video, reader, path)
+            for begin in range(0, min(settings.frames or info.num_frames, info.num_frames), PIECE):
+                worker.run(path, reader.name, check_piece, reader, path, begin, settings.frames)
         except (ValueError, OSError) as error:
             return ManifestEntry(name, state, settings.frames, error=str(error))
         finally:
@@ -147,6 +149,11 @@ def check_videos(
             pool.shutdown(cancel_futures=True)
             while not idle.empty():
                 idle.get().close()
+
+
+def _covers(done: int, wanted: int) -> bool:
+    """Whether decoding `done` frames of a video says what `wanted` would; 0 stands for all."""
+    return done == 0 or (wanted != 0 and done >= wanted)
 
 
 def _picture_fault(root: Path, name: str) -> str | None:

@@ -12,13 +12,13 @@ from region_training.run_folder import RunFolder, name_of_other
 from transformers import set_seed
 from video_autoregressive.teacher import Teacher
 
-from lmms.building import build_model, check_teacher
+from lmms.building import build_model
 from lmms.config import DataSettings, Settings
 from lmms.data import VideoDataset
 from lmms.evaluate import evaluate
 from lmms.loading import load_model, open_processor
 from lmms.report import finish_run
-from lmms.train import TEACHER_FILE
+from lmms.teachers import TEACHER_FILE, check_teacher
 from lmms.verbs import EvaluateSettings
 
 logger = logging.getLogger(__name__)

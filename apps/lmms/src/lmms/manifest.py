@@ -1,8 +1,8 @@
 """The manifest of a data set's videos: what `check-data` found out, so that nobody need find it out again.
 
 One JSON object per line: `path` below the root, `bytes` and `modified` of the file as it was checked, `frames` that
-were decoded, and either `info` or `error`. An entry counts for a file of that size and time only: a file that has
-changed since is as if it had never been checked.
+were asked for (0: all), and either `info` or `error`. An entry counts for a file of that size and time only: a file
+that has changed since is as if it had never been checked.
 """
 
 import json
@@ -49,7 +49,7 @@ class ManifestEntry:
     Attributes:
         path: As records name it.
         state: Of the file when it was checked; None where there was none.
-        frames: Frames that were asked for.
+        frames: Frames that were asked for; 0 stands for all.
         info: What it is; None for a bad video.
         error: What is wrong with it.
     """

@@ -5,12 +5,15 @@ Frames are decoded at the size of the model's frames, where it has one, and stay
 
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import UInt8
 from region_training.images import read_image
 from region_training.records import resolve_under
+from video_autoregressive.backends import BackendName, backend_of
 from video_autoregressive.config import AutoregressiveConfig
 from video_autoregressive.loader import MultiScaleVideoFrameLoader, VideoClip
 
@@ -32,6 +35,16 @@ class RecordMedia:
     clips: tuple[VideoClip, ...] = ()
     images: tuple[UInt8[np.ndarray, "_ _ 3"], ...] = ()
     decode_ms: float = 0.0
+
+
+@cache
+def chosen_backend(name: BackendName) -> BackendName:
+    """The decoder that a setting stands for; why `auto` is not torchcodec is said once per process in the log.
+
+    Raises:
+        ImportError: It cannot be used here.
+    """
+    return cast("BackendName", backend_of(name).name)
 
 
 class MediaReader:
@@ -57,7 +70,9 @@ class MediaReader:
         self.manifest = manifest
         self.root = Path(settings.root)
         self.loader = MultiScaleVideoFrameLoader(
-            settings.backend, timeout_s=settings.decode_timeout_s, frame_folder_fps=settings.frame_folder_fps
+            chosen_backend(settings.backend),
+            timeout_s=settings.decode_timeout_s,
+            frame_folder_fps=settings.frame_folder_fps,
         )
         self._stream = autoregressive if autoregressive and autoregressive.stream == "recent_plus_global" else None
 

@@ -26,7 +26,7 @@ class MemoryEstimate:
         weights: Of the model.
         gradients: Of what is trained.
         optimizer: Adam's moments, and the float32 copy of what is trained.
-        teacher: Of a teacher with weights of its own.
+        teacher: Of a teacher with weights of its own, in the run's precision.
         activations: What forward keeps for backward.
         buffers: Buckets in which gradients travel, and weights that ZeRO-3 gathers.
         offloaded: Bytes in main memory that the DeepSpeed configuration keeps there.
@@ -93,7 +93,7 @@ def estimate_memory(
         weights=weights,
         gradients=trained * (4 if sums_in_float32 else value_bytes) // share["gradients"],
         optimizer=optimizer,
-        teacher=sizes.teacher * BUILT_BYTES,
+        teacher=sizes.teacher * value_bytes,
         activations=activations,
         buffers=_buffers(sizes, zero, world_size=world_size, device=device) * value_bytes,
         offloaded=offloaded,

@@ -304,11 +304,12 @@ class OnevisionBackbone(Backbone):
         return frames
 
     def invert(self, visuals: Mapping[str, Tensor], chosen: Bool[Tensor, " frames"]) -> dict[str, Tensor]:
-        """Frames of bytes with other pixels."""
+        """Frames with other pixels."""
         frames = visuals.get("video_frames")
         if frames is None:
             return dict(visuals)
-        return {**visuals, "video_frames": torch.where(chosen.to(frames.device)[:, None, None, None], ~frames, frames)}
+        there = chosen.to(frames.device)
+        return {**visuals, "video_frames": torch.where(there[:, None, None, None], self.inverted(frames), frames)}
 
     def read(
         self,

@@ -1,5 +1,6 @@
 """What a training needs: a processor, records that can be read, a decoder, and memory by ZeRO stage."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from region_training.deepspeed_presets import deepspeed_config
 from region_training.engine import choose_precision
 from region_training.ranks import choose_device
 from transformers import AutoConfig, AutoProcessor, ProcessorMixin
-from video_autoregressive.backends import available_backends, backend_of
+from video_autoregressive.backends import available_backends
 
 from lmms.activations import Workload, estimate_activations
 from lmms.building import build_config, build_processor
@@ -18,6 +19,7 @@ from lmms.configuration import VideoLMMConfig
 from lmms.data import VideoDataset
 from lmms.families import family_of
 from lmms.findings import Finding
+from lmms.media import chosen_backend
 from lmms.memory import STAGES, MemoryEstimate, estimate_memory
 from lmms.model_sizes import ModelSizes, measure_model
 from lmms.records import read_texts
@@ -25,7 +27,11 @@ from lmms.rows import find_files, read_rows
 from lmms.sample import VideoSample
 
 NUM_SAMPLES = 4
-"""Records that are read to see how large a batch is."""
+"""Records that are read to see how large a batch is; and as many held-out ones, to see that they can be read."""
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+SMALL_FILES = ("*.json", "*.jinja", "*.txt")
+"""What a configuration and a processor are made of, on the hub: all but the weights."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +60,16 @@ def make_plan(settings: Settings, processor: ProcessorMixin | None, world_size: 
     findings = [_find_backend(settings)]
     config = _find_config(settings, processor)
     samples: list[VideoSample] = []
-    if processor is not None:
-        samples, finding = _read_samples(settings, processor)
+    if processor is not None and findings[0].verdict == "PASS":  # without a decoder nothing can be read
+        samples, finding = _read_samples(settings, processor, settings.data.train_files, "records")
         findings.append(finding)
+        if settings.data.eval_files:
+            findings.append(_read_samples(settings, processor, settings.data.eval_files, "held-out records")[1])
+    if processor is None and config is not None:
+        text = f"cannot be read: {_is_missing('processor', str(settings.model.pretrained))}"
+        findings.append(Finding("records", "WARN", text))
     if config is None:
-        text = f"cannot be known: the configuration of {settings.model.pretrained} is not on this machine"
+        text = f"cannot be known: {_is_missing('configuration', str(settings.model.pretrained))}"
         return Plan(None, {}, [*findings, Finding("model", "WARN", text)])
     sizes = measure_model(config, settings.training.frozen_parts)
     rows = settings.training.micro_batch_size
@@ -81,7 +92,7 @@ def find_processor(settings: Settings) -> ProcessorMixin | None:
         except (OSError, ValueError):
             return None
     root, files = Path(settings.data.root), settings.data.train_files
-    return build_processor(settings.model, read_texts(read_rows(root, files)) if _are_there(settings) else ())
+    return build_processor(settings.model, read_texts(read_rows(root, files)) if _are_there(settings, files) else ())
 
 
 def _estimates(
@@ -136,25 +147,39 @@ def _find_backend(settings: Settings) -> Finding:
     if name != "auto" and reasons[name] is not None:
         return Finding("decoder", "FAIL", f"data.backend {name} cannot be used: {reasons[name]}")
     try:
-        chosen = backend_of(name).name
+        chosen = chosen_backend(name)
     except ImportError as error:
         return Finding("decoder", "FAIL", str(error))
     why = [f"{other} cannot be used ({reason})" for other, reason in reasons.items() if reason is not None]
     return Finding("decoder", "PASS", "; ".join([f"{chosen}, since data.backend is {name}", *why]))
 
 
-def _read_samples(settings: Settings, processor: ProcessorMixin) -> tuple[list[VideoSample], Finding]:
-    """Some training records, spread over the data."""
-    if not _are_there(settings):
+def _is_missing(what: str, pretrained: str) -> str:
+    """Says that a pretrained model's configuration or processor is not here, and what fetches both without weights."""
+    if Path(pretrained).is_dir() or not HUB_NAME.fullmatch(pretrained):
+        return f"there is no {what} in {pretrained}"
+    patterns = " ".join(f"--include '{pattern}'" for pattern in SMALL_FILES)
+    return (
+        f"the {what} of {pretrained} is not on this machine; `uv run hf download {pretrained} {patterns}` fetches it "
+        "without the weights"
+    )
+
+
+def _read_samples(
+    settings: Settings, processor: ProcessorMixin, files: Sequence[str], name: str
+) -> tuple[list[VideoSample], Finding]:
+    """Some records of some files, spread over the data, and what was found under a name."""
+    if not _are_there(settings, files):
         later = " yet; training writes the synthetic world" if settings.data.synthetic is not None else ""
-        text = f"no records in {settings.data.root}{later}; the longest sequence that is allowed is taken"
-        return [], Finding("records", "PASS" if later else "FAIL", text)
+        sizes = "; the longest sequence that is allowed is taken" if name == "records" else ""
+        text = f"no {name} in {settings.data.root}{later}{sizes}"
+        return [], Finding(name, "PASS" if later else "FAIL", text)
     module = settings.model.autoregressive_config if settings.model.enable_autoregressive else None
     family = family_of(processor, settings.model.token_layout)
     try:
-        dataset = VideoDataset.open(settings.data, settings.data.train_files, family, autoregressive=module)
+        dataset = VideoDataset.open(settings.data, files, family, autoregressive=module)
     except ValueError as error:
-        return [], Finding("records", "FAIL", str(error))
+        return [], Finding(name, "FAIL", str(error))
     count = min(NUM_SAMPLES, len(dataset))
     samples, problems = [], []
     for index in [place * len(dataset) // count for place in range(count)]:
@@ -163,21 +188,22 @@ def _read_samples(settings: Settings, processor: ProcessorMixin) -> tuple[list[V
         except ValueError as error:
             problems.append(str(error))
     if problems:
-        skipped = settings.data.on_error == "skip" and bool(samples)
-        return samples, Finding("records", "WARN" if skipped else "FAIL", "; ".join(problems))
+        # Training may skip a bad record; evaluation does not.
+        skipped = name == "records" and settings.data.on_error == "skip" and bool(samples)
+        return samples, Finding(name, "WARN" if skipped else "FAIL", "; ".join(problems))
     if not samples:
-        return [], Finding("records", "FAIL", f"{', '.join(settings.data.train_files)}: no record that can be used")
+        return [], Finding(name, "FAIL", f"{', '.join(files)}: no record that can be used")
     longest = max(samples, key=lambda sample: len(sample.input_ids))
     text = (
         f"{count} read, up to {len(longest.input_ids)} tokens and {max(sample.num_frames for sample in samples)} "
         f"frames, decoded in {max(sample.decode_ms for sample in samples):.0f} ms"
     )
-    return samples, Finding("records", "PASS", text)
+    return samples, Finding(name, "PASS", text)
 
 
-def _are_there(settings: Settings) -> bool:
+def _are_there(settings: Settings, files: Sequence[str]) -> bool:
     try:
-        find_files(settings.data.root, settings.data.train_files)
+        find_files(settings.data.root, files)
     except ValueError:
         return False
     return True

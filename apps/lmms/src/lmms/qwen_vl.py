@@ -102,13 +102,13 @@ class QwenBackbone(Backbone):
         return self._features(outputs.last_hidden_state, grid, first=0)
 
     def invert(self, visuals: Mapping[str, Tensor], chosen: Bool[Tensor, " frames"]) -> dict[str, Tensor]:
-        """Steps of bytes with other pixels."""
+        """Steps with other pixels."""
         patches = visuals.get("pixel_values_videos")
         if patches is None:
             return dict(visuals)
         sizes = [rows * columns for steps, rows, columns in visuals["video_grid_thw"].tolist() for _ in range(steps)]
-        inverted = chosen.repeat_interleave(torch.tensor(sizes)).to(patches.device)
-        return {**visuals, "pixel_values_videos": torch.where(inverted[:, None], ~patches, patches)}
+        there = chosen.repeat_interleave(torch.tensor(sizes)).to(patches.device)
+        return {**visuals, "pixel_values_videos": torch.where(there[:, None], self.inverted(patches), patches)}
 
     def read(
         self,

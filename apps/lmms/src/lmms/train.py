@@ -1,21 +1,18 @@
 """`lmms train`: data, model, training, held-out evaluation, pictures, report: one run folder."""
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from region_training.bad_records import BadRecordPolicy
 from region_training.engine import TrainingJob
 from region_training.engine import train as run_training
 from region_training.environment import collect_environment
 from region_training.ranks import Ranks, choose_device, join_ranks
-from region_training.run_folder import HARMLESS_KEYS, RunFolder, write_atomically, write_folder_once
-from region_training.safe_dataset import SafeDataset
+from region_training.run_folder import HARMLESS_KEYS, RunFolder, write_folder_once
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from lmms.building import build_config, build_model, build_processor, check_teacher, parts_of
+from lmms.building import build_config, build_model, build_processor, parts_of
 from lmms.causality import check_causality
 from lmms.collate import VideoCollator
 from lmms.config import DataSettings, Settings
@@ -23,16 +20,15 @@ from lmms.data import VideoDataset
 from lmms.evaluate import Evaluation, evaluate
 from lmms.families import Family, family_of
 from lmms.model import VideoLMM
-from lmms.packing import PackedDataset, plan_packs
 from lmms.preflight import check_before_training
 from lmms.records import read_texts
 from lmms.report import finish_run
 from lmms.rows import read_rows
 from lmms.stop import forget_process, record_process
 from lmms.synthetic import write_world
+from lmms.teachers import agree_on_teacher
 from lmms.trainer import AutoregressiveTrainer
-
-TEACHER_FILE = "teacher.json"
+from lmms.training_data import training_samples
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +99,7 @@ def make_job(settings: Settings, run: RunFolder, processor: ProcessorMixin, data
 
     def build() -> VideoLMM:
         built = build_model(model, processor, frozen_parts=training.frozen_parts)
-        _agree_on_teacher(built, run, ranks)
+        agree_on_teacher(built, run.path, ranks)
         if built.autoregressive_module is not None:
             check_causality(built, data.train)
         return built
@@ -115,7 +111,7 @@ def make_job(settings: Settings, run: RunFolder, processor: ProcessorMixin, data
     )
     return TrainingJob(
         build_model=build,
-        train_dataset=_training_samples(settings, run, data.train),
+        train_dataset=training_samples(data.train, counted_in=run.bad_records_path, seed=training.seed),
         collate=collate,
         parts=parts_of(build_config(model, processor)),
         processor=processor,
@@ -133,34 +129,6 @@ def open_data(settings: Settings, processor: ProcessorMixin) -> Data:
         for files in (settings.data.train_files, settings.data.eval_files)
     )
     return Data(family, train_data, held_out)
-
-
-def _training_samples(settings: Settings, run: RunFolder, dataset: VideoDataset) -> SafeDataset | PackedDataset:
-    data = settings.data
-    policy = BadRecordPolicy(data.on_error, data.max_bad_fraction)
-    safe = SafeDataset(dataset, policy, counted_in=run.bad_records_path, name_of=dataset.where)
-    if not data.packing:
-        return safe
-    if not dataset.family.supports_packing:
-        raise ValueError(f"data.packing: {dataset.family.model_type} has positions that packed rows cannot restart")
-    plan = plan_packs(dataset, max_length=data.max_length, seed=settings.training.seed)
-    logger.info("packing: %d records in %d rows of up to %d tokens", len(dataset), len(plan), data.max_length)
-    return PackedDataset(safe, plan, max_length=data.max_length)
-
-
-def _agree_on_teacher(model: VideoLMM, run: RunFolder, ranks: Ranks) -> None:
-    """The same teacher on all ranks, and after a resume; its targets would change in silence otherwise."""
-    mine = model.config.teacher
-    if mine is None:
-        return
-    fingerprints = ranks.gather(mine["fingerprint"])
-    if len(set(fingerprints)) != 1:
-        raise ValueError(f"the ranks have teachers with different weights: {fingerprints}")
-    path = run.path / TEACHER_FILE
-    check_teacher(model.config, json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None)
-    ranks.barrier()
-    if ranks.is_first:
-        write_atomically(path, json.dumps(mine, indent=2) + "\n")
 
 
 def prepare_data(settings: DataSettings) -> None:

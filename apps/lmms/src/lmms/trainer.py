@@ -13,14 +13,15 @@ What is logged as `autoregressive_loss` is the weighted term: `main_loss` and it
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from region_core.losses import LossTerms
 from region_training.engine import Preparation, TrainingJob, TrainingResult, prepare, run
 from region_training.loss_log import LossLog
 from region_training.ranks import Ranks
+from region_training.run_folder import RunFolder
+from region_training.safe_dataset import SizedDataset
 from region_training.settings import ConfigError
 from region_training.trainer import RegionTrainer, TrainerParts
 from torch import Tensor
@@ -32,15 +33,20 @@ from video_autoregressive.layout import FrameBatch
 from video_autoregressive.targets import COPY_TERM, term_names
 
 from lmms.building import parts_of
+from lmms.causality import check_causality, check_samples
 from lmms.collate import VideoCollator
 from lmms.data import VideoDataset
 from lmms.hf_arguments import settings_of
 from lmms.model import VideoLMM
+from lmms.teachers import agree_on_teacher
+from lmms.training_data import training_samples
 
 logger = logging.getLogger(__name__)
 
 USUAL_RATIO = (0.01, 0.25)
 """Share of the reconstruction loss in the main one below and above which it does nothing, or everything."""
+WEIGHTED = "weighted"
+"""Begins the names under which the weighted terms are added up; they are not logged."""
 NUM_LOOKS = 20
 """Lines of the log in which the share is judged: once the answers are learned, the main loss says nothing about it."""
 
@@ -76,7 +82,12 @@ class VideoLossLog(LossLog):
 
     def add(self, loss: Tensor, terms: LossTerms, expected: Mapping[str, float] | None) -> None:
         """Add one micro-batch."""
-        super().add(loss, terms, expected)
+        # Counted beside the terms themselves, since the weight may be another one in every step.
+        weighted = LossTerms(terms)
+        for name in self._terms:
+            if name in terms:
+                weighted.add(f"{WEIGHTED}/{name}", self.weight * terms[name].total, terms[name].count)
+        super().add(loss, weighted, expected)
         if COPY_TERM in terms:
             self._targets = self._targets + terms[COPY_TERM].count
 
@@ -84,7 +95,7 @@ class VideoLossLog(LossLog):
         """Add up over the ranks and start anew; every rank must call it.
 
         Returns:
-            The engine's values and `main_loss`, `autoregressive_loss` (weighted, by the weight of the last step),
+            The engine's values and `main_loss`, `autoregressive_loss` (weighted, each step by its own weight),
             `total_loss`, `autoregressive_loss_raw`, `ar_copy_loss`, `ar_skill` (1 - raw / copy at the first scale),
             `ar_targets` (tokens compared), `ar_ratio` (autoregressive to main), `frames_per_s` and `decode_ms`; what
             had no items is absent. And the engine's sentences.
@@ -106,15 +117,18 @@ class VideoLossLog(LossLog):
             values["main_loss"] = self._main_weight * values["loss/main"]
             values["total_loss"] = values["main_loss"]
         scales = [values[f"loss/{name}"] for name in self._terms if f"loss/{name}" in values]
+        weighted = [values.pop(key) for name in self._terms if (key := f"loss/{WEIGHTED}/{name}") in values]
         if scales:
-            self._describe(values, scales, targets)
+            self._describe(values, scales, weighted, targets)
         return values, surprises
 
-    def _describe(self, values: dict[str, float], scales: Sequence[float], targets: float) -> None:
+    def _describe(
+        self, values: dict[str, float], scales: Sequence[float], weighted: Sequence[float], targets: float
+    ) -> None:
         """Add what there is to say about the reconstruction loss."""
         raw, copy = sum(scales) / len(scales), values[f"loss/{COPY_TERM}"]
         values["autoregressive_loss_raw"] = raw
-        values["autoregressive_loss"] = self.weight * raw
+        values["autoregressive_loss"] = sum(weighted) / len(weighted)
         values["total_loss"] += values["autoregressive_loss"]
         values["ar_copy_loss"] = copy
         values["ar_targets"] = targets
@@ -148,8 +162,13 @@ class AutoregressiveTrainer(RegionTrainer):
             module then stays as it is; the engine leaves it to the model.
         callbacks: The guide's call: further callbacks.
 
+    The guide's call checks what `lmms train` checks: that the model is causal, on the data's own frames, and that its
+    teacher is the same after a resume. A `VideoDataset` is read by its settings (`on_error`, `packing`), and bad
+    records are counted in `bad_records.jsonl` in the output folder.
+
     Raises:
         ConfigError: The model has no reconstruction module, or the arguments ask for what the engine does not have.
+        ValueError: The model looks ahead, the teacher has changed, or the samples cannot be packed.
     """
 
     network: VideoLMM
@@ -168,7 +187,9 @@ class AutoregressiveTrainer(RegionTrainer):
     ) -> None:
         if not isinstance(model, VideoLMM):
             raise TypeError(
-                f"model: got {type(model).__name__}, expected a VideoLMM (lmms.building.build_model makes one)"
+                f"model: got {type(model).__name__}, expected a VideoLMM: lmms.wrap_model(model, processor, "
+                "AutoregressiveConfig(embedding_dim=...)) makes one of a model that is loaded, lmms.build_model of "
+                "settings"
             )
         module = model.autoregressive_module
         if enable_autoregressive and module is None:
@@ -181,12 +202,17 @@ class AutoregressiveTrainer(RegionTrainer):
             enable_autoregressive = bool(enable_autoregressive)
             if train_dataset is None:
                 raise ConfigError("train_dataset: got none")
-            job = _job_of(model, train_dataset, data_collator, callbacks)
+            guided, run = model, RunFolder(str(args.output_dir))
             settings = settings_of(args, _frozen_parts(model, enable_autoregressive))
-            prepared = prepare(job, settings, Path(str(args.output_dir)))
+            job = _job_of(model, train_dataset, data_collator, callbacks, run, settings.seed, enable_autoregressive)
+            prepared = prepare(job, settings, run.path)
             self._guide = job, prepared
             model, args, own = prepared.model, prepared.args, prepared.own
+            if enable_autoregressive:
+                agree_on_teacher(guided, run.path, own.ranks)
         super().__init__(model, args, own)
+        if module is not None and args.bf16:
+            module.teacher.cast(torch.bfloat16)
         self._enabled = module is not None if enable_autoregressive is None else enable_autoregressive
         config = self.network.config
         settings = config.autoregressive if self._enabled else None
@@ -248,23 +274,39 @@ def _job_of(
     dataset: Dataset,
     collate: Callable[[list], dict] | None,
     callbacks: Sequence[TrainerCallback],
+    run: RunFolder,
+    seed: int,
+    enable_autoregressive: bool,
 ) -> TrainingJob:
-    """The engine's job from the guide's arguments."""
-    processor = None
+    """The engine's job from the guide's arguments: what `lmms train` does with the same data, and its checks."""
+    processor, samples, fingerprint = None, dataset, ""
     if isinstance(dataset, VideoDataset):
         processor = dataset.family.processor
-        tokenizer = processor.tokenizer
         collate = collate or VideoCollator(
-            tokenizer.pad_token_id, dataset.family, autoregressive=model.config.autoregressive
+            processor.tokenizer.pad_token_id, dataset.family, autoregressive=model.config.autoregressive
         )
+        samples = training_samples(dataset, counted_in=run.bad_records_path, seed=seed)
+        fingerprint = dataset.rows.fingerprint
     if collate is None:
         raise ConfigError(f"data_collator: needed for a {type(dataset).__name__}; a VideoDataset brings its own")
+    batch_of = collate
+
+    def build() -> VideoLMM:
+        if not enable_autoregressive:
+            return model
+        if isinstance(dataset, VideoDataset):
+            check_causality(model, dataset)
+        else:
+            check_samples(model, cast("SizedDataset[Any]", dataset), batch_of)
+        return model
+
     return TrainingJob(
-        build_model=lambda: model,
-        train_dataset=dataset,
+        build_model=build,
+        train_dataset=samples,
         collate=collate,
         parts=parts_of(model.config),
         processor=processor,
+        dataset_fingerprint=fingerprint,
         callbacks=tuple(callbacks),
         trainer_class=AutoregressiveTrainer,
     )

@@ -86,16 +86,16 @@ class CheckDataSettings:
         files: Record files, relative to `root`.
         manifest: Manifest to write, as JSON lines: frames, rate, duration, codec, rotation of every video, and what is
             wrong with the bad ones.
-        frames: Frames decoded of every video.
+        frames: Frames decoded of every video, spread over it; 0 decodes all of them, piece by piece.
         num_workers: Processes that decode; one that hangs is killed.
-        timeout_s: Longest time for one video.
+        timeout_s: Longest time for a piece of up to 256 frames.
         backend: Decoder.
     """
 
     root: str
     files: list[str] = field(default_factory=lambda: ["train.json", "val.json"])
     manifest: str = "manifest.jsonl"
-    frames: int = 32
+    frames: int = 0
     num_workers: int = 2
     timeout_s: float = 30.0
     backend: Backend = "auto"

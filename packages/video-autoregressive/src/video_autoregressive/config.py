@@ -67,7 +67,7 @@ class AutoregressiveConfig:
         use_frame_causal_mask: Off lets a frame look at all frames, also later ones: an ablation that leaks, never a
             score.
         use_fast_slow_frames: Sample the last `num_fast` frames and `num_slow` frames of the whole clip (sets `stream`).
-        fast_stride: Distance of the recent frames, in sampled steps.
+        fast_stride: Distance of the recent frames, in frames of the video: at 30 per second 8 is a quarter of a second.
         slow_stride: The guide's key for the distance of the frames of the whole clip, which `num_slow` decides; kept
             for its files, without effect.
         num_fast: Recent frames.

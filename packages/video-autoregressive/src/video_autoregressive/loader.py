@@ -124,7 +124,7 @@ class MultiScaleVideoFrameLoader:
 
     def load_clip(
         self,
-        source: str | Path | UInt8[Tensor, "all 3 height width"],
+        source: str | Path | Tensor,
         *,
         max_frames: int,
         sampling: Sampling = "uniform",
@@ -139,7 +139,7 @@ class MultiScaleVideoFrameLoader:
         """Load some frames of a video.
 
         Args:
-            source: Video file, folder of pictures, or frames that are there already.
+            source: Video file, folder of pictures, or frames that are there already: bytes of shape (T, 3, H, W).
             max_frames: Most frames; a shorter video gives the frames it has, none twice.
             sampling: Which frames: `uniform` spreads them over time, `fps` takes `fps` per second, `stride` every
                 `sample_rate`-th, `recent_plus_global` the last `num_fast` and `num_slow` of the whole video.
@@ -153,6 +153,7 @@ class MultiScaleVideoFrameLoader:
 
         Raises:
             VideoError: The video cannot be read; path, backend and, where one is to blame, the frame are named.
+            ValueError: A tensor has another type or shape.
         """
         rule = FrameSampling(max_frames, sampling, fps, sample_rate, num_fast, fast_stride, num_slow)
         if isinstance(source, Tensor):
@@ -166,7 +167,7 @@ class MultiScaleVideoFrameLoader:
 
     def load_video_frames(
         self,
-        video_path: str | Path,
+        video_path: str | Path | Tensor,
         max_frames: int = 8,
         sample_rate: int = 1,
         target_size: tuple[int, int] = (224, 224),
@@ -176,7 +177,7 @@ class MultiScaleVideoFrameLoader:
         """The guide's call: every `sample_rate`-th frame, or `max_frames` spread evenly where that would be more.
 
         Args:
-            video_path: Video file or folder of pictures.
+            video_path: Video file, folder of pictures, or frames as bytes of shape (T, 3, H, W).
             max_frames: Most frames.
             sample_rate: Distance in frames, not in time.
             target_size: (height, width); the aspect ratio is not kept.
@@ -189,6 +190,7 @@ class MultiScaleVideoFrameLoader:
 
         Raises:
             VideoError: The video cannot be read.
+            ValueError: A tensor has another type or shape.
         """
         height, width = target_size
         size = None if enable_multiscale else (height, width)
@@ -271,12 +273,18 @@ def _clip(decoded: DecodedFrames) -> VideoClip:
 
 
 def _clip_of_tensor(
-    frames: UInt8[Tensor, "all 3 height width"],
+    frames: Tensor,
     times: Float[Tensor, " all"] | None,
     fps: float,
     rule: FrameSampling,
     size: tuple[int, int] | None,
 ) -> VideoClip:
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
+        hint = "; frames in 0 to 1 become such bytes by (255 * frames).round().byte()"
+        raise ValueError(
+            f"frames: got a {frames.dtype} tensor of shape {tuple(frames.shape)}, expected torch.uint8 of shape "
+            f"(T, 3, H, W), RGB in 0 to 255{hint if frames.is_floating_point() else ''}"
+        )
     count = len(frames)
     if not count:
         raise VideoEmptyError("frames", "tensor", "got no frames")

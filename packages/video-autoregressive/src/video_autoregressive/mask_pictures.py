@@ -4,13 +4,16 @@ The image needs matplotlib (`pip install "video-autoregressive[pictures]"`) and 
 fits a log.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 MAX_SIDE = 2048
 """Masks with longer sides are drawn smaller: a point is then the share of pairs that may attend."""
@@ -26,31 +29,30 @@ def visualize_mask(
     title: str = "Frame Mask",
     num_patches_per_frame: int | Sequence[int] | None = None,
 ) -> Path:
-    """Draw a mask, black where a query may attend to a key.
+    """Draw a mask, black where a query may attend to a key; without matplotlib it is written as text.
 
     Args:
         mask: True where attention is allowed.
-        path: The PNG file to write; its folder is made.
-        title: Printed above.
-        num_patches_per_frame: Draws the boundaries between frames, with one number for all frames or one per frame.
+        path: The PNG file to write, or the text file of that name with the suffix `.txt`; its folder is made.
+        title: Printed above the picture.
+        num_patches_per_frame: Draws the boundaries between frames, with one number for all frames or one per frame. In
+            the text a character then stands for a pair of frames (`mask_text`), and else for a pair of patches.
 
     Returns:
-        The path of the file.
+        The path of the file that was written.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: The patches per frame do not add up to the mask's sides.
     """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('a picture needs matplotlib: pip install "video-autoregressive[pictures]"') from error
+    except ImportError:
+        return _write_text(mask, path.with_suffix(".txt"), num_patches_per_frame)
     boundaries = _boundaries(mask, num_patches_per_frame)
-    shares = mask.detach().cpu().float()
-    if max(mask.shape) > MAX_SIDE:
-        height, width = (min(side, MAX_SIDE) for side in mask.shape)
-        shares = F.adaptive_avg_pool2d(shares[None], (height, width))[0]
+    shares = _shares(mask)
     figure = Figure(figsize=(10, 10), layout="tight")
     FigureCanvasAgg(figure)  # draws without a display, whatever backend the program has chosen
     axes = figure.add_subplot()
@@ -66,8 +68,6 @@ def visualize_mask(
     axes.set_title(title)
     axes.set_xlabel("keys: patches in order of time")
     axes.set_ylabel("queries: patches in order of time")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
     return path
 
@@ -100,6 +100,29 @@ def mask_text(
         "".join("?" if 0 < count < area else symbols[count > 0] for count, area in zip(counts, sizes, strict=True))
         for counts, sizes in zip(counted.tolist(), areas.tolist(), strict=True)
     )
+
+
+def _write_text(
+    mask: Bool[Tensor, "queries keys"], path: Path, num_patches_per_frame: int | Sequence[int] | None
+) -> Path:
+    """Write a mask as text, and say why it is no picture."""
+    if num_patches_per_frame is None:
+        symbols = {0.0: "0", 1.0: "1"}
+        text = "\n".join("".join(symbols.get(share, "?") for share in row) for row in _shares(mask).tolist())
+    else:
+        text = mask_text(mask, num_patches_per_frame)
+    path.write_text(f"{text}\n", encoding="utf-8")
+    logger.warning('wrote %s: a picture needs matplotlib (pip install "video-autoregressive[pictures]")', path)
+    return path
+
+
+def _shares(mask: Bool[Tensor, "queries keys"]) -> Float[Tensor, "rows columns"]:
+    """The points of a picture: 1 where attention is allowed, and between 0 and 1 where one stands for several pairs."""
+    shares = mask.detach().cpu().float()
+    if max(mask.shape) > MAX_SIDE:
+        height, width = (min(side, MAX_SIDE) for side in mask.shape)
+        shares = F.adaptive_avg_pool2d(shares[None], (height, width))[0]
+    return shares
 
 
 def _boundaries(mask: Bool[Tensor, "queries keys"], num_patches_per_frame: int | Sequence[int] | None) -> list[int]:

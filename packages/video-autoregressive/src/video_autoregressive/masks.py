@@ -96,7 +96,8 @@ class FrameLevelMaskGenerator:
     ) -> Path:
         """Draw a mask; without `path` into the working directory, named after the title (`frame_mask.png`).
 
-        See `video_autoregressive.mask_pictures.visualize_mask`.
+        Without matplotlib it is written as text (`frame_mask.txt`). Returns the path of the file; see
+        `video_autoregressive.mask_pictures.visualize_mask`.
         """
         path = f"{title.strip().lower().replace(' ', '_')}.png" if path is None else path
         return visualize_mask(mask, path, title=title, num_patches_per_frame=num_patches_per_frame)

@@ -43,6 +43,10 @@ class Teacher(Protocol):
         """Equal for teachers that give equal features: a hash of weights, and how they are used."""
         ...
 
+    def cast(self, dtype: torch.dtype) -> None:
+        """Bring weights of its own to the precision of a run; the fingerprint stays that of the weights as given."""
+        ...
+
 
 class SharedTeacher:
     """The frozen tower of the model itself: no second copy of the weights, and usually no second pass.
@@ -83,6 +87,9 @@ class SharedTeacher:
         """Hash of the tower's weights; `shared` without a tower, whose model's own checkpoints hold them."""
         return "shared" if self._tower is None else f"{weights_hash(self._tower)}:{_describe(self._encode)}"
 
+    def cast(self, dtype: torch.dtype) -> None:
+        """Nothing: the tower is the model's, and has its precision."""
+
 
 class SnapshotTeacher:
     """A copy of a tower that is trained, as it is now.
@@ -104,6 +111,7 @@ class SnapshotTeacher:
         self._tower = frozen_copy(tower)
         self._encode = encode
         self._chunk = chunk
+        self._cast_from: str | None = None
 
     def encode(self, frames: Real[Tensor, "frames 3 height width"]) -> FrameFeatures:
         """Encode frames with the copy, which moves to their device."""
@@ -111,8 +119,13 @@ class SnapshotTeacher:
         return _in_chunks(self._tower, self._encode, frames, self._chunk)
 
     def fingerprint(self) -> str:
-        """Hash of the copied weights, and how they are used."""
-        return f"{weights_hash(self._tower)}:{_describe(self._encode)}"
+        """Hash of the weights as they were copied, and how they are used."""
+        return self._cast_from or f"{weights_hash(self._tower)}:{_describe(self._encode)}"
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Bring the copy to the precision of a run."""
+        self._cast_from = self.fingerprint()
+        self._tower.to(dtype)
 
 
 class ExternalTeacher:
@@ -142,6 +155,7 @@ class ExternalTeacher:
         self._encode = encode
         self._preprocess = preprocess
         self._chunk = chunk
+        self._cast_from: str | None = None
 
     def encode(self, frames: Real[Tensor, "frames 3 height width"]) -> FrameFeatures:
         """Encode frames."""
@@ -149,9 +163,14 @@ class ExternalTeacher:
         return _in_chunks(self._encoder, self._encode, frames, self._chunk, self._preprocess)
 
     def fingerprint(self) -> str:
-        """Hash of the encoder's weights, and how they are used."""
+        """Hash of the encoder's weights as they were given, and how they are used."""
         steps = [self._encode] if self._preprocess is None else [self._preprocess, self._encode]
-        return ":".join([weights_hash(self._encoder), *map(_describe, steps)])
+        return self._cast_from or ":".join([weights_hash(self._encoder), *map(_describe, steps)])
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Bring the encoder to the precision of a run."""
+        self._cast_from = self.fingerprint()
+        self._encoder.to(dtype)
 
 
 def _in_chunks(

@@ -1,7 +1,7 @@
 """Features of frames that were seen before, from disk."""
 
 import hashlib
-import os
+import uuid
 from pathlib import Path
 
 import torch
@@ -36,6 +36,10 @@ class CachedTeacher:
         """That of the teacher whose features these are."""
         return self._fingerprint
 
+    def cast(self, dtype: torch.dtype) -> None:
+        """Bring the teacher that is asked to the precision of a run; what is on disk stays as it was written."""
+        self._teacher.cast(dtype)
+
     def encode(self, frames: Real[Tensor, "frames 3 height width"]) -> FrameFeatures:
         """Read the features of known frames, and encode and keep those of the others."""
         paths = [self._path(frame) for frame in frames]
@@ -63,6 +67,7 @@ def _read(path: Path, device: torch.device) -> FrameFeatures:
 
 def _write(path: Path, features: FrameFeatures) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    # Machines that share a disk may write the same frame in processes of the same number.
+    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
     torch.save({"rows": features.rows.clone(), "grid": list(features.grids[0])}, partial)
     partial.replace(path)

@@ -11,6 +11,8 @@ from torch import nn
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Where a module keeps its hooks (and beside each a table of options, which may stay)."""
+HOOKED_MARK = "_output_capturing_hooks_installed"
+"""transformers' mark of a model that has its hooks; without it they are installed at the next forward."""
 
 
 def is_trained(tower: nn.Module) -> bool:
@@ -48,6 +50,8 @@ def frozen_copy(tower: nn.Module) -> nn.Module:
     finally:
         for module, own in zip(modules, hooks, strict=True):
             vars(module).update(own)
+    for module in twin.modules():
+        vars(module).pop(HOOKED_MARK, None)
     return twin.requires_grad_(False).eval()
 
 
