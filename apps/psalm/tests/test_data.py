@@ -209,6 +209,7 @@ def test_a_source_without_samples_is_left_out_with_a_warning(world, tmp_path, ca
 
 
 def test_a_seg_task_without_data_is_said(world, caplog):
+    caplog.set_level(logging.WARNING)
     named(world(seg_task="region"))
     assert not caplog.records
     named(world(seg_task="region", region_json=None, modes=["panoptic", "region"]))
@@ -218,6 +219,7 @@ def test_a_seg_task_without_data_is_said(world, caplog):
 
 
 def test_image_pairs_that_are_asked_for_and_not_given_are_said(world, caplog):
+    caplog.set_level(logging.WARNING)
     named(world(cross_image_seg_task=True))
     named(world(cross_image_json=None))
     assert not caplog.records

@@ -44,6 +44,7 @@ def given(data: DataSettings) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", REAL_PRESETS)
 def test_what_only_a_preset_names_and_is_absent_is_left_out_with_one_warning(here, caplog, name):
+    caplog.set_level(logging.WARNING)
     assert given(preset(name)) == {}
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -53,6 +54,7 @@ def test_what_only_a_preset_names_and_is_absent_is_left_out_with_one_warning(her
 
 
 def test_what_a_preset_names_and_is_there_joins(here, caplog):
+    caplog.set_level(logging.WARNING)
     touch(here, "data/coco/annotations/a.json", "data/refcoco/refcoco_train.json", "data/refcoco+/refcoco+_val.json")
     assert given(preset("deformable")) == {
         "coco_root": "data/coco",

@@ -210,6 +210,7 @@ def test_published_projectors_want_their_second_convolution_twice(toy, tmp_path,
 @pytest.mark.parametrize("projector_type", ["swin_conv", "deformable"])
 def test_a_projector_of_ours_fills_either_projector(toy, tmp_path, projector_type, caplog):
     """From a whole model as it was saved, by its folder or its file."""
+    caplog.set_level(logging.WARNING)
     trained = toy.model(seed=8, projector_type="swin_conv")
     trained.save_pretrained(tmp_path)
     expected = trained.projector.state_dict()

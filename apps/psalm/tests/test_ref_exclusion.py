@@ -95,6 +95,7 @@ def test_leaving_out_needs_the_files_of_the_other_splits(world, changes, message
 
 
 def test_without_refcoco_training_goes_on_and_says_that_nothing_is_left_out(world, caplog):
+    caplog.set_level(logging.WARNING)
     settings = world(ref_coco=None, exclude_ref_eval_images=True)
     kept = replace(settings, exclude_ref_eval_images=False)
     sizes, all_sizes = (

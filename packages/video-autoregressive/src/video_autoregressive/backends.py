@@ -49,7 +49,7 @@ def available_backends() -> dict[str, str | None]:
 
 
 def backend_of(name: BackendName = "auto") -> VideoBackend:
-    """The backend of a name; `auto` is torchcodec where its libraries are, else PyAV, which is said once in the log.
+    """The backend of a name; `auto` is torchcodec where its libraries are, else PyAV, which is said in the log.
 
     Raises:
         ImportError: It cannot be used here; the message says why, and what to install.
