@@ -51,14 +51,8 @@ def test_the_model_card_opens_the_trained_model(trained, small, tmp_path):
     printed = json.loads(done.stdout.splitlines()[-1])
     assert printed["training_code"] == []
     lines = [json.loads(line) for line in (trained / "answers.jsonl").read_text().splitlines()]
-    assert {answer["index"]: answer["text"] for answer in printed["answers"]} == {
-        line["index"]: line["text"] for line in lines
-    }
-    heads = {answer["index"]: answer["head"] for answer in printed["answers"]}
-    for line in lines:
-        # Kernels round by where weights lie in memory, and DeepSpeed keeps those that it trained in one long row.
-        for found, told in zip(heads[line["index"]], line["head"], strict=True):
-            assert found == (told if isinstance(told, str) else pytest.approx(told, rel=1e-5))
+    told = {line["index"]: {"index": line["index"], "head": line["head"], "text": line["text"]} for line in lines}
+    assert {answer["index"]: answer for answer in printed["answers"]} == told
     assert any(line["text"] is not None for line in lines)
 
 

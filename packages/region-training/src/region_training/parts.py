@@ -84,10 +84,7 @@ class ModelParts:
             module.eval()
 
     def optimizer_groups(self) -> list[dict[str, object]]:
-        """Return AdamW's parameter groups: for every trained part one with and one without weight decay.
-
-        Without any weight decay a part is one group: every group costs its share of an optimizer step.
-        """
+        """Return AdamW's parameter groups: one with and one without weight decay for every trained part."""
         groups: list[dict[str, object]] = []
         for part, parameters in self._parameters.items():
             if part in self._settings.frozen_parts:
@@ -96,7 +93,7 @@ class ModelParts:
                 members = [
                     parameter
                     for name, parameter in parameters
-                    if parameter.requires_grad and self._decays(name, parameter) == decays
+                    if parameter.requires_grad and _decays(name, parameter) == decays
                 ]
                 if members:
                     groups.append(
@@ -116,7 +113,7 @@ class ModelParts:
         parameters = self._parameters[part]
         trainable = part not in self._settings.frozen_parts
         trained = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
-        decayed = [parameter for name, parameter in trained if self._decays(name, parameter)]
+        decayed = [parameter for name, parameter in trained if _decays(name, parameter)]
         return Part(
             name=part,
             trainable=trainable,
@@ -124,12 +121,8 @@ class ModelParts:
             num_parameters=sum(_numel(parameter) for _, parameter in parameters),
             num_trained=sum(_numel(parameter) for _, parameter in trained),
             num_tensors=len(parameters),
-            num_decayed=sum(map(_numel, decayed)),
+            num_decayed=sum(map(_numel, decayed)) if self._settings.weight_decay > 0 else 0,
         )
-
-    def _decays(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether weight decay applies: to matrices, and not to biases of any shape."""
-        return self._settings.weight_decay > 0 and len(_shape(parameter)) >= 2 and not name.endswith("bias")
 
 
 def parts_table(rows: list[Part]) -> Table:
@@ -208,6 +201,11 @@ def _frozen_modules(model: nn.Module, frozen: set[int], prefixes: tuple[str, ...
         if holds_frozen_only or (name and any(_is_under(name, prefix) for prefix in prefixes)):
             modules.append(module)
     return modules
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: to matrices, and not to biases of any shape."""
+    return len(_shape(parameter)) >= 2 and not name.endswith("bias")
 
 
 def _shape(parameter: nn.Parameter) -> torch.Size:
