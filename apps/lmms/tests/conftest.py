@@ -15,6 +15,7 @@ from lmms.families import Family, PreparedImages, family_of
 from lmms.model import VideoLMM
 from lmms.records import Turn
 from lmms.sample import VideoSample
+from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 from video_autoregressive.config import AutoregressiveConfig
 from video_autoregressive.frames import VideoInfo
@@ -79,6 +80,19 @@ MODELS = {
     },
 }
 AUTOREGRESSIVE = AutoregressiveConfig(embedding_dim=16, num_hist=2, num_heads=2, num_layers=1, loss="cosine")
+
+
+@dataclass
+class Listed(Dataset):
+    """Samples in a list."""
+
+    samples: Sequence[VideoSample]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> VideoSample:
+        return self.samples[index]
 
 
 @dataclass(frozen=True)
@@ -185,6 +199,9 @@ class Toy:
             num_frames=sum(videos),
             decode_ms=1.0,
         )
+
+    def dataset(self, samples: Sequence[VideoSample]) -> Listed:
+        return Listed(samples)
 
     def collator(self, *, side: str = "right", autoregressive: AutoregressiveConfig | None = AUTOREGRESSIVE):
         return VideoCollator(

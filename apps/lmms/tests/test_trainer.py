@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from region_training.ranks import Ranks
 from region_training.settings import TrainingSettings
 from region_training.testing import run_ranks
 from safetensors.torch import load_file
-from torch.utils.data import Dataset, SequentialSampler
+from torch.utils.data import SequentialSampler
 from video_autoregressive.config import AutoregressiveConfig
 
 
@@ -27,19 +26,6 @@ class Alone(Ranks):
 
     def __init__(self) -> None:
         self.rank, self.world_size = 0, 1
-
-
-@dataclass
-class Listed(Dataset):
-    """Samples in a list."""
-
-    samples: Sequence[VideoSample]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> VideoSample:
-        return self.samples[index]
 
 
 # A large epsilon makes AdamW's update nearly proportional to the gradient, so equal weights mean equal gradients.
@@ -62,7 +48,7 @@ def job_of(toy, samples: Sequence[VideoSample], *, frozen_parts=("vision_tower",
     config = toy.config(**changes)
     return TrainingJob(
         build_model=lambda: build_model(toy.settings(**changes), toy.processor, frozen_parts=frozen_parts),
-        train_dataset=Listed(samples),
+        train_dataset=toy.dataset(samples),
         collate=toy.collator(autoregressive=config.autoregressive),
         parts=parts_of(config),
         sampler=SequentialSampler(samples),

@@ -2,32 +2,16 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from lmms.config import DataSettings
 from lmms.data import VideoDataset
-from lmms.sample import VideoSample
 from lmms.trainer import AutoregressiveTrainer
 from region_training.images import write_png
 from region_training.settings import ConfigError
 from region_training.testing import run_ranks
-from torch.utils.data import Dataset
 from transformers import TrainingArguments
-
-
-@dataclass
-class Listed(Dataset):
-    """Samples in a list."""
-
-    samples: Sequence[VideoSample]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> VideoSample:
-        return self.samples[index]
 
 
 def log_of(run: Path) -> list[dict]:
@@ -55,7 +39,7 @@ def test_the_guides_call_trains(toy, tmp_path, caplog):
                     use_cpu=True,
                     report_to="none",
                 ),
-                train_dataset=Listed(samples),
+                train_dataset=toy.dataset(samples),
                 data_collator=toy.collator(),
                 enable_autoregressive=enabled,
             )
@@ -80,7 +64,7 @@ def test_the_guides_call_without_the_module_says_so(toy, tmp_path):
     model = toy.model(enable_autoregressive=False)
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(ConfigError, match="the model has no autoregressive_module"):
-        AutoregressiveTrainer(model=model, args=args, train_dataset=Listed([]), enable_autoregressive=True)
+        AutoregressiveTrainer(model=model, args=args, train_dataset=toy.dataset([]), enable_autoregressive=True)
     with pytest.raises(ConfigError, match="train_dataset: got none"):
         AutoregressiveTrainer(model=model, args=args)
     with pytest.raises(
@@ -88,7 +72,7 @@ def test_the_guides_call_without_the_module_says_so(toy, tmp_path):
     ):
         AutoregressiveTrainer(model=model.lmm, args=args)
     with pytest.raises(ConfigError, match="data_collator: needed for a Listed"):
-        AutoregressiveTrainer(model=model, args=args, train_dataset=Listed([]))
+        AutoregressiveTrainer(model=model, args=args, train_dataset=toy.dataset([]))
 
 
 def record_of(video: str | None, number: int) -> dict:
@@ -138,7 +122,7 @@ def test_the_guides_call_refuses_a_model_that_looks_ahead(toy, tmp_path, dataset
         said = []
         for name, dataset, collate in (
             ("records", dataset_of(CLIPS), None),
-            ("others", Listed([toy.sample(()), toy.sample((3,), seed=1)]), toy.collator()),
+            ("others", toy.dataset([toy.sample(()), toy.sample((3,), seed=1)]), toy.collator()),
         ):
             args = TrainingArguments(output_dir=str(tmp_path / name), use_cpu=True, report_to="none", max_steps=1)
             try:

@@ -12,20 +12,22 @@
 `model` is a toy model in evaluation mode for the whole session: not to be changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from deformable_projector.config import DeformableProjectorConfig
-from psalm.config import CriterionConfig, DataSettings, ModelSettings
+from psalm.config import CriterionConfig, DataSettings, ModelSettings, SyntheticSettings
 from psalm.configuration import PSALMConfig
 from psalm.modes import BACKGROUND, KIND_OF_MODE, MODES, Mode
 from psalm.processing import PSALMProcessor, prompt_texts
 from psalm.samples import SegmentationSample
+from psalm.synthetic import paths_of, write_world
 from psalm.tokenizer import train_tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -208,3 +210,27 @@ def toy() -> Toy:
 def model(toy: Toy) -> "PSALMModel":
     """The toy model in evaluation mode; not to be changed."""
     return toy.model()
+
+
+@pytest.fixture(scope="session")
+def scenes() -> SyntheticSettings:
+    """Size of the small world in `root`."""
+    return SyntheticSettings(train_scenes=4, eval_scenes=4, image_size=64)
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory, scenes: SyntheticSettings) -> Path:
+    """Folder of a small world; to be read only."""
+    path = tmp_path_factory.mktemp("world")
+    write_world(path, scenes)
+    return path
+
+
+@pytest.fixture
+def world(root: Path) -> Callable[..., DataSettings]:
+    """Settings with all paths of the small world, changed as a test likes."""
+
+    def settings(**changes: object) -> DataSettings:
+        return DataSettings(**{"image_size": 64, **paths_of(root), **changes})
+
+    return settings

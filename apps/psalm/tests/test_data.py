@@ -3,35 +3,14 @@
 import json
 import logging
 import pickle
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from psalm.config import DataSettings, SyntheticSettings
+from psalm.config import DataSettings
 from psalm.data import describe_shared, open_dataset, open_sources, shared_files
 from psalm.modes import MODES
-from psalm.synthetic import paths_of, write_world
-
-WORLD = SyntheticSettings(train_scenes=4, eval_scenes=4, image_size=64)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("world")
-    write_world(path, WORLD)
-    return path
-
-
-@pytest.fixture
-def world(root: Path) -> Callable[..., DataSettings]:
-    """Settings with all paths of the small world, changed as a test likes."""
-
-    def settings(**changes: object) -> DataSettings:
-        return DataSettings(**{"image_size": 64, **paths_of(root), **changes})
-
-    return settings
 
 
 def named(settings: DataSettings, split: str = "val", *, training: bool = False) -> list[tuple[str, str]]:
@@ -51,8 +30,8 @@ def test_every_path_that_is_given_joins(world):
     assert named(without) == [("referring", "refcoco")]
 
 
-def test_the_synthetic_world_gives_the_paths_that_are_not_given(root, world):
-    assert named(DataSettings(synthetic=WORLD, synthetic_root=str(root))) == named(world())
+def test_the_synthetic_world_gives_the_paths_that_are_not_given(root, world, scenes):
+    assert named(DataSettings(synthetic=scenes, synthetic_root=str(root))) == named(world())
 
 
 def test_prompts_are_evaluated_one_type_at_a_time(world):
@@ -142,7 +121,7 @@ def test_a_split_that_one_data_set_has_is_evaluated_there_alone(world, root, tmp
         open_sources(replace(settings, ref_coco=str(tmp_path / "one.json")), "testA", training=False)
 
 
-def test_files_of_training_and_evaluation_alike_are_named(world, root, tmp_path):
+def test_files_of_training_and_evaluation_alike_are_named(world, root, tmp_path, scenes):
     assert shared_files(world()) == []
     assert describe_shared(world()) is None
     val = root / "coco_interactive_val_psalm.json"
@@ -154,7 +133,7 @@ def test_files_of_training_and_evaluation_alike_are_named(world, root, tmp_path)
     assert "coco_interactive_val_psalm.json is read for" in str(describe_shared(world(region_json=str(val))))
     names = {path.name for path in shared_files(world(train_split="val"))}
     assert {"panoptic_val2017.json", "instances_val2017.json", "refcoco_val.json", "cross_image_val.json"} < names
-    assert len(shared_files(DataSettings(synthetic=WORLD, synthetic_root=str(root), train_split="val"))) == 5
+    assert len(shared_files(DataSettings(synthetic=scenes, synthetic_root=str(root), train_split="val"))) == 5
 
 
 @pytest.mark.parametrize(

@@ -2,33 +2,12 @@
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from psalm.config import DataSettings, SyntheticSettings
+from psalm.config import DataSettings
 from psalm.data import open_sources
-from psalm.synthetic import paths_of, write_world
-
-WORLD = SyntheticSettings(train_scenes=4, eval_scenes=4, image_size=64)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("world")
-    write_world(path, WORLD)
-    return path
-
-
-@pytest.fixture
-def world(root: Path) -> Callable[..., DataSettings]:
-    """Settings with all paths of the small world, changed as a test likes."""
-
-    def settings(**changes: object) -> DataSettings:
-        return DataSettings(**{"image_size": 64, **paths_of(root), **changes})
-
-    return settings
 
 
 def write_eval_refs(tmp_path: Path, root: Path) -> str:
