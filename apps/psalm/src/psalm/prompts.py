@@ -37,14 +37,16 @@ def dilate(mask: Bool[np.ndarray, "height width"], radius: int) -> Bool[np.ndarr
     A single pixel becomes a disc, more of them one distance transform, and only where the pen can reach.
     """
     drawn = np.zeros(mask.shape, dtype=bool)
-    num_pixels = np.count_nonzero(mask)
-    if num_pixels == 0:
+    # argmax and any stop where they find one, which counting does not; decoded RLEs run down the columns, across which
+    # they would be slow.
+    runs_down = not mask.flags.c_contiguous
+    lines = mask.T if runs_down else mask
+    pixels = lines.reshape(-1)
+    first = int(pixels.argmax()) if pixels.size else 0
+    if not pixels[first : first + 1].any():
         return drawn
-    if num_pixels == 1:
-        # argmax stops where it finds one; decoded RLEs run down the columns, across which it would be slow.
-        runs_down = not mask.flags.c_contiguous
-        lines = mask.T if runs_down else mask
-        place = divmod(int(lines.argmax()), lines.shape[1])
+    if not pixels[first + 1 :].any():
+        place = divmod(first, lines.shape[1])
         row, column = place[::-1] if runs_down else place
         reach = drawn[max(row - radius, 0) : row + radius + 1, max(column - radius, 0) : column + radius + 1]
         disc = _disc(radius)[max(radius - row, 0) :, max(radius - column, 0) :]

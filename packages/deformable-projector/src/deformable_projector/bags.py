@@ -18,10 +18,13 @@ from torch.nn import functional as F
 
 INT32_ROWS = 2**31
 """Tables with fewer rows are indexed by 32-bit integers: half the memory, and faster to sort."""
-TABLE_NUMBERS = 2**21
+TABLE_NUMBERS = 2**20
 """Numbers of scattered rows that are brought together at a time: with fewer at a time, calls cost."""
 MIN_TABLE_DIM = 16
 """Channels of them at least: a cache line of float32."""
+LINE_GAP = 16
+"""Numbers between channels while they are turned into rows: maps often have 2**n cells, and lines that lie 2**n numbers
+apart push each other out of the cache."""
 
 
 def sample_bags(
@@ -138,15 +141,16 @@ def _tables(value: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield slice(0, dim), value.view(-1, dim)
         return
     width = min(dim, max(MIN_TABLE_DIM, TABLE_NUMBERS // (batch * positions * heads)))
-    # One block for all of them: to touch fresh memory costs more than the copy.
+    # One block for all of them: to touch fresh memory costs more than the copies.
     block = value.new_empty(batch * positions * heads * width)
+    lines = value.new_empty(width, positions * heads + LINE_GAP)
     for start in range(0, dim, width):
         channels = slice(start, min(start + width, dim))
         scattered = value[..., channels].flatten(1, 2)
         table = block[: scattered.numel()].view(scattered.shape)
-        # Image by image: torch transposes a matrix in pieces that fit a cache, and anything else number by number.
         for target, source in zip(table, scattered, strict=True):
-            target.copy_(source)
+            apart = lines[: source.shape[1], : source.shape[0]]
+            target.copy_(apart.copy_(source.mT).mT)
         yield channels, table.flatten(0, 1)
 
 
