@@ -67,6 +67,12 @@ def test_one_frame(tmp_path):
     assert info.fps == pytest.approx(30.0)
 
 
+def test_short_clips_are_walked_through_once(tmp_path):
+    clips = [write_clip(tmp_path / f"{number}.mp4", 4 + number) for number in range(12)]
+    first = [index_of(clip) for clip in clips]
+    assert all(again is before for again, before in zip(map(index_of, clips), first, strict=True))
+
+
 def test_another_file_under_the_same_name_is_read_anew(tmp_path):
     assert index_of(write_clip(tmp_path / "clip.mp4", 5)).info.num_frames == 5
     assert index_of(write_clip(tmp_path / "clip.mp4", 6)).info.num_frames == 6

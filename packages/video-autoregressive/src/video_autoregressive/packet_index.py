@@ -37,6 +37,10 @@ MISSING_S = 0.5
 KEPT_BYTES = 16 * 2**20
 """Packets of a file up to this size are kept while it is open: it need not be read again to decode its frames."""
 
+SHORT_BYTES = 2**18
+"""Files up to this size have few frames: so many indices are remembered that a set of short clips is walked through once
+and not in every epoch."""
+
 
 @dataclass(frozen=True)
 class PacketIndex:
@@ -99,7 +103,7 @@ class _Walk(NamedTuple):
 
 
 def packet_index(path: str | Path, backend: str) -> PacketIndex:
-    """Read the index of a file; those of the last few files are remembered.
+    """Read the index of a file; those of the last few files, and of some thousand short ones, are remembered.
 
     Args:
         path: Video file.
@@ -111,7 +115,8 @@ def packet_index(path: str | Path, backend: str) -> PacketIndex:
         VideoDecodeError: The file is damaged or cut off, or its first frame cannot be decoded.
     """
     size, changed_ns = _size_and_change(path, backend)
-    return _packet_index(str(path), backend, size, changed_ns)
+    index_of = _short_index if size <= SHORT_BYTES else _long_index
+    return index_of(str(path), backend, size, changed_ns)
 
 
 def open_indexed(path: str | Path, backend: str) -> IndexedVideo:
@@ -125,7 +130,7 @@ def open_indexed(path: str | Path, backend: str) -> IndexedVideo:
         VideoError: As `packet_index`.
     """
     size, changed_ns = _size_and_change(path, backend)
-    index = None if size <= KEPT_BYTES else _packet_index(str(path), backend, size, changed_ns)
+    index = None if size <= KEPT_BYTES else _long_index(str(path), backend, size, changed_ns)
     with _as_video_errors(path, backend), ExitStack() as stack:
         container = stack.enter_context(av.open(str(path)))
         stream = _video_stream(container, path, backend)
@@ -152,12 +157,15 @@ def _size_and_change(path: str | Path, backend: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-@lru_cache(maxsize=8)
-def _packet_index(path: str, backend: str, size: int, changed_ns: int) -> PacketIndex:
+def _read_index(path: str, backend: str, size: int, changed_ns: int) -> PacketIndex:
     """The index; size and time of change are there to notice another file under the same name."""
     with _as_video_errors(path, backend), av.open(path) as container:
         stream = _video_stream(container, path, backend)
         return _index(container, stream, _walk(container, stream, path, backend, keep=False), path, backend)
+
+
+_short_index = lru_cache(maxsize=4096)(_read_index)
+_long_index = lru_cache(maxsize=8)(_read_index)
 
 
 @contextmanager
