@@ -76,6 +76,8 @@ def test_losses_are_those_of_all_records_at_once(evaluation, model, held_out, to
 def test_shuffled_frames_have_the_reconstruction_losses_alone(evaluation):
     shuffled = evaluation.scores[SHUFFLED]
     assert {"autoregressive_loss_raw", "ar_copy_loss", "ar_skill"} <= set(shuffled)
+    in_order = evaluation.scores[MODEL]["ar_copy_loss"]
+    assert shuffled["ar_skill"] == pytest.approx(1 - shuffled["autoregressive_loss_raw"] / in_order)
     assert not {"main_loss", "total_loss"} & set(shuffled)
     assert shuffled["ar_copy_loss"] != pytest.approx(evaluation.scores[MODEL]["ar_copy_loss"], rel=1e-3)
     assert not set(LOSSES) & set(evaluation.scores[OTHERS])

@@ -81,6 +81,14 @@ def test_losses_by_hand_over_two_batches():
     }
 
 
+def test_skill_against_another_copy_loss():
+    sums = LossSums()
+    sums.add(terms(autoregressive=(6, 2, 0.5), autoregressive_copy=(8, 2, 0.0)))
+    assert sums.compute()["ar_skill"] == 0.25
+    against_less = sums.compute(copy_loss=2.0)
+    assert (against_less["ar_skill"], against_less["ar_copy_loss"]) == (-0.5, 4.0)
+
+
 def test_losses_of_two_scales():
     sums = LossSums()
     sums.add(

@@ -195,9 +195,11 @@ def _score(
             answers[BLIND] = blind.answer(record.kind, record.question)
         records.append(AnsweredRecord(index, record.id, record.kind, record.question, record.answer or "", answers))
     scores: dict[str, dict[str, float]] = {}
+    # The same frames shuffled are held against copying them in their right order.
+    copy_loss = sums[MODEL].compute().get("ar_copy_loss")
     for who in (*sums, BLIND):
         own = accuracies((record.kind, record.is_right(who)) for record in records if who in record.said)
-        losses = sums[who].compute() if who in sums else {}
+        losses = sums[who].compute(copy_loss) if who in sums else {}
         if who != MODEL:
             # Their answers are of the records with videos alone, which the losses of words are not.
             losses = {name: value for name, value in losses.items() if name not in ("main_loss", "total_loss")}

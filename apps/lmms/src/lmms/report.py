@@ -223,7 +223,8 @@ frames in another order, `another video` with another record's video of the same
 score there does not come from the order of time, or not from the video. `question only` answers with the most frequent
 training answer to the same words.
 
-`ar_skill` is 1 - error / error of copying the frame before: 0 is as good as copying, 1 is perfect."""
+`ar_skill` is 1 - error / error of copying the frame before: 0 is as good as copying, 1 is perfect. That of shuffled
+frames is taken against copying the same frames in their right order: below 0, the order was needed."""
 _LOSSES_TEXT = """`main_loss` and `autoregressive_loss` are weighted and add up to the total loss.
 `autoregressive_loss_raw` is the error before its weight, `ar_copy_loss` what copying the frame before costs; only what
 lies below it was predicted. Lines are running means."""

@@ -89,8 +89,13 @@ class LossSums:
         for name, total in other.totals.items():
             self._add(name, total, other.counts[name], other.weights[name])
 
-    def compute(self) -> dict[str, float]:
+    def compute(self, copy_loss: float | None = None) -> dict[str, float]:
         """The losses under the names that training logs; those that had no items are absent.
+
+        Args:
+            copy_loss: The error of copying against which the skill is taken. By default that of the same frames, which
+                says little where they are shuffled: copying is destroyed by that as well, and against it a prediction
+                that knows nothing but the mean of the frames has skill.
 
         Returns:
             `main_loss` and `autoregressive_loss`, both weighted, and their sum `total_loss`;
@@ -110,8 +115,9 @@ class LossSums:
             losses["autoregressive_loss_raw"] = sum(means[name] for name in scales) / len(scales)
         if COPY_TERM in means:
             losses["ar_copy_loss"] = means[COPY_TERM]
-            if means[COPY_TERM] > 0:
-                losses["ar_skill"] = 1 - means[scales[0]] / means[COPY_TERM]
+            against = means[COPY_TERM] if copy_loss is None else copy_loss
+            if against > 0:
+                losses["ar_skill"] = 1 - means[scales[0]] / against
         return losses
 
     def _add(self, name: str, total: float, count: float, weight: float) -> None:

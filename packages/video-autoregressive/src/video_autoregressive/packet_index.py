@@ -38,8 +38,8 @@ KEPT_BYTES = 16 * 2**20
 """Packets of a file up to this size are kept while it is open: it need not be read again to decode its frames."""
 
 SHORT_BYTES = 2**18
-"""Files up to this size have few frames: so many indices are remembered that a set of short clips is walked through once
-and not in every epoch."""
+"""Files up to this size have few frames: so many of their indices are remembered that a set of short clips is walked
+through once, and not in every epoch."""
 
 
 @dataclass(frozen=True)
