@@ -13,7 +13,9 @@ were written, or nobody knows which, nothing is written or reused.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -108,15 +110,21 @@ def write_scene(path: Path, scene: Scene, index: int, rate: int) -> None:
 def _write_split(root: Path, split: str, num_clips: int, settings: SyntheticSettings, number: int) -> Iterator[Record]:
     for media in ("videos", "images"):
         (root / media / split).mkdir(parents=True, exist_ok=True)
-    num_records = 0
-    for index in track(range(num_clips), description=f"drawing {split} clips"):
+
+    def draw(index: int) -> list[Record]:
         scene, rate, rng = scene_of_clip(settings, number, index)
         name = f"videos/{split}/{index:06d}.mp4"
         write_scene(root / name, scene, index, rate)
         questions = ask_about(scene, rng)
-        for place, question in enumerate(questions):
-            yield _record(f"{split}-{index:06d}-{place}", question, "video", name)
-        num_records += len(questions)
+        return [_record(f"{split}-{index:06d}-{place}", own, "video", name) for place, own in enumerate(questions)]
+
+    num_records = 0
+    # Threads: the encoder, which takes most of the time, does not hold the interpreter's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        drawn = pool.map(draw, range(num_clips))
+        for records in track(drawn, total=num_clips, description=f"drawing {split} clips"):
+            num_records += len(records)
+            yield from records
     video_share = 1 - PICTURE_SHARE - TEXT_SHARE
     for index in range(round(num_records * PICTURE_SHARE / video_share)):
         rng = np.random.default_rng([settings.seed, number, 1, index])
