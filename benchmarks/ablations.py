@@ -69,7 +69,8 @@ def train(ablation: Ablation, variant: str, seed: int, runs: Path, threads: int)
     runs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", ablation.application, "train", "--run_dir", str(folder)]
     words = ["--training.seed", str(seed), *ablation.variants[variant]]
-    with folder.with_suffix(".log").open("w") as log:
+    # No with_suffix: the name of a variant may have a point.
+    with folder.with_name(f"{folder.name}.log").open("w") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         print(f"training {variant}, seed {seed}", flush=True)
         subprocess.run([*command, *words], env=environment, stdout=log, stderr=log, check=True)
