@@ -70,6 +70,12 @@ def test_one_region_per_object(write):
     assert scene.image_id == 21
 
 
+def test_boxes_and_masks_bound_their_regions(write):
+    assert write(types=("box", "mask")).load(0).prompts_bound
+    # Which type a region has is drawn: some prompts may be points.
+    assert not write(types=("box", "point")).load(0).prompts_bound
+
+
 def test_records_that_ask_for_nothing_are_left_out_and_counted(write, caplog):
     with caplog.at_level(logging.INFO):
         source = write()

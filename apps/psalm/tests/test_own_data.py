@@ -133,6 +133,12 @@ def test_regions_mean_none_one_or_several(write):
     assert scene.prompts.shape == (3, 10, 20)
 
 
+@pytest.mark.parametrize(("first", "bound"), [(LEFT, True), ({"point": [0.1, 0.1]}, False)])
+def test_boxes_and_masks_bound_their_regions(write, first, bound):
+    regions = [{"prompt": prompt, "targets": [LEFT]} for prompt in (first, WHOLE)]
+    assert OwnSource(write({"regions": regions}), "region").load(0).prompts_bound is bound
+
+
 def test_prompts_lie_on_the_reference_image(write):
     record = {"reference_image": "b.png", "regions": [{"prompt": LEFT | {"box": [0, 0, 4, 8]}, "targets": [UPPER]}]}
     own = write(record)

@@ -1,6 +1,7 @@
 """`psalm predict`: classes, a sentence, regions or a reference image -> a picture and a COCO file."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,6 +151,8 @@ def test_prompts_keep_the_order_of_their_forms(folder):
     assert prompts.sum((1, 2)).tolist() == [HEIGHT * WIDTH, HEIGHT * WIDTH // 2, 15 * 23]
     scene = make_scene(settings)
     assert scene.mode == "region"
+    assert scene.prompts_bound
+    assert not make_scene(replace(settings, point="0.5,0.5")).prompts_bound
     assert scene.conditions == ("", "", "")
     assert scene.masks.shape == (0, HEIGHT, WIDTH)
 

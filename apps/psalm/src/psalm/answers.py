@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Float, Int32
+from torch import Tensor
 
 from psalm.collate import SegmentationCollator
 from psalm.config import EvaluationSettings
@@ -21,6 +22,7 @@ from psalm.predictions import (
     Prediction,
     condition_masks,
     instances,
+    prompt_agreement,
     semantic_map,
     split_batch,
 )
@@ -55,6 +57,7 @@ def make_answer(
     settings: EvaluationSettings,
     *,
     has_prompt: Bool[np.ndarray, " regions"] | None = None,
+    agreement: Float[Tensor, "queries regions"] | None = None,
 ) -> Answer:
     """Read a prediction as its mode asks.
 
@@ -65,6 +68,7 @@ def make_answer(
         is_thing: Which classes are countable.
         settings: Thresholds.
         has_prompt: Regions with an empty prompt get an empty mask: nobody can know what was meant.
+        agreement: How well each mask lies where the regions were shown; see `prompt_agreement`.
     """
     names = conditions[:-1] if KIND_OF_MODE[mode] == "class_name" else conditions
     if mode == "panoptic":
@@ -82,7 +86,7 @@ def make_answer(
     if mode == "instance":
         return Answer(names, instances=tuple(instances(prediction, is_thing=is_thing)))
     threshold = settings.target_threshold if mode == "referring" else settings.match_threshold
-    masks = condition_masks(prediction, threshold=threshold)
+    masks = condition_masks(prediction, threshold=threshold, agreement=agreement)
     if has_prompt is not None:
         masks.best[~has_prompt] = False
         masks.united[~has_prompt] = False
@@ -116,6 +120,19 @@ def answer_samples(
         content_sizes=[sample.content_size for sample in samples],
         original_sizes=[sample.original_size for sample in samples],
     )
-    for sample, prediction in zip(samples, predictions, strict=True):
+    for sample, mask_logits, prediction in zip(samples, output.mask_logits, predictions, strict=True):
         has_prompt = None if sample.prompts is None else sample.prompts.flatten(1).any(1).numpy()
-        yield make_answer(prediction, sample.mode, sample.conditions, sample.is_thing, settings, has_prompt=has_prompt)
+        agreement = None
+        # With pairs the prompts lie on the other image.
+        if settings.prompt_agreement and sample.mode == "region" and sample.prompts is not None:
+            shown = sample.prompts.to(mask_logits.device)
+            agreement = prompt_agreement(mask_logits, shown, bound=sample.prompts_bound)
+        yield make_answer(
+            prediction,
+            sample.mode,
+            sample.conditions,
+            sample.is_thing,
+            settings,
+            has_prompt=has_prompt,
+            agreement=agreement,
+        )

@@ -284,6 +284,7 @@ class EvaluationSettings:
         overlap_threshold: So are those of which less than this share of pixels is left.
         target_threshold: Referring masks below this score are no target (gRefCOCO's N-acc).
         match_threshold: In cross-image pairs with several targets, masks above this score are united.
+        prompt_agreement: Of a region's masks, prefer those that lie where it was shown; PSALM goes by the score alone.
         baselines: Also score the untrained model and the trivial answers.
         num_pictures: Pictures per mode in the report.
     """
@@ -294,6 +295,7 @@ class EvaluationSettings:
     overlap_threshold: float = 0.8
     target_threshold: float = 0.5
     match_threshold: float = 0.6
+    prompt_agreement: bool = True
     baselines: bool = True
     num_pictures: int = 6
 

@@ -61,6 +61,7 @@ class _Region(NamedTuple):
 
     prompt: Bool[np.ndarray, "prompt_height prompt_width"]
     targets: list[Bool[np.ndarray, "height width"]]
+    is_bound: bool
 
 
 class OwnFile:
@@ -240,6 +241,7 @@ class OwnSource:
             ),
             is_thing=(True,) * len(regions),
             prompts=stack([region.prompt for region in regions], *shown_on.shape[:2]),
+            prompts_bound=all(region.is_bound for region in regions),
             reference_image=reference,
             dropped=as_dropped(
                 Counter({"empty target": sum(not mask.any() for region in regions for mask in region.targets)})
@@ -311,12 +313,13 @@ def _sentence_scene(record: Record, image: Image, name: str, where: str, pens: P
 
 def _region(entry: Record, size: tuple[int, int], prompt_size: tuple[int, int], where: str, pens: Pens) -> _Region:
     """Read a region; the sizes are (height, width) of the image and of the one that shows the prompt."""
-    prompt = _mask(require(entry, "prompt", dict, where), *prompt_size, f"{where}, prompt", pens)
+    shown = require(entry, "prompt", dict, where)
+    prompt = _mask(shown, *prompt_size, f"{where}, prompt", pens)
     targets = [
         _mask(target, *size, f"{where}, target {place}", pens)
         for place, target in enumerate(require_objects(entry, "targets", where))
     ]
-    return _Region(prompt, targets)
+    return _Region(prompt, targets, is_bound=not {"point", "scribble"} & set(shown))
 
 
 def _mask(record: Record, height: int, width: int, where: str, pens: Pens) -> Bool[np.ndarray, "{height} {width}"]:

@@ -21,7 +21,7 @@ from psalm.modes import BACKGROUND, KIND_OF_MODE, Mode
 from psalm.overlays import PICTURE_DPI
 from psalm.pictures import draw_record
 from psalm.processing import PSALMProcessor
-from psalm.prompts import PEN_RADIUS, Pens, with_pen
+from psalm.prompts import BOUNDING, PEN_RADIUS, Pens, with_pen
 from psalm.records import FoundMask, found_masks
 from psalm.samples import Scene, no_masks
 from psalm.transforms import SegmentationTransform
@@ -45,6 +45,7 @@ def predict(settings: PredictSettings) -> None:
         overlap_threshold=settings.overlap_threshold,
         target_threshold=settings.target_threshold,
         match_threshold=settings.match_threshold,
+        prompt_agreement=settings.prompt_agreement,
     )
     masks = segment(model, processor, scene, thresholds)
     figure = draw_record(scene, masks, measure=None, with_target=False)
@@ -113,7 +114,10 @@ def make_scene(settings: PredictSettings, pens: Pens = PEN_RADIUS) -> Scene:
         prompts = read_prompts(settings, *(image if reference is None else reference).shape[:2], pens)
         conditions = ("",) * len(prompts)
         mode: Mode = "region" if reference is None else "cross_image"
-        return _scene(settings.image, mode, image, conditions, prompts=prompts, reference=reference)
+        bound = BOUNDING.issuperset(regions)
+        return _scene(
+            settings.image, mode, image, conditions, prompts=prompts, prompts_bound=bound, reference=reference
+        )
     if settings.sentence is not None:
         return _scene(settings.image, "referring", image, (settings.sentence,))
     conditions = tuple(_words(str(settings.classes)))
@@ -196,6 +200,7 @@ def _scene(
     *,
     is_thing: tuple[bool, ...] | None = None,
     prompts: np.ndarray | None = None,
+    prompts_bound: bool = False,
     reference: np.ndarray | None = None,
 ) -> Scene:
     """A scene whose targets nobody knows."""
@@ -208,6 +213,7 @@ def _scene(
         target_conditions=np.zeros((0, len(conditions)), dtype=bool),
         is_thing=(True,) * len(conditions) if is_thing is None else is_thing,
         prompts=prompts,
+        prompts_bound=prompts_bound,
         reference_image=reference,
     )
 

@@ -147,19 +147,47 @@ def instances(prediction: Prediction, *, is_thing: tuple[bool, ...], limit: int 
     return found
 
 
-def condition_masks(prediction: Prediction, *, threshold: float) -> ConditionMasks:
+def prompt_agreement(
+    mask_logits: Float[Tensor, "queries rows columns"],
+    prompts: Bool[Tensor, "regions height width"],
+    *,
+    bound: bool,
+) -> Float[Tensor, "queries regions"]:
+    """How well masks lie where regions were shown, in [0, 1]; 0 for an empty prompt.
+
+    Args:
+        mask_logits: Every query's mask, on a grid that covers the prompts' frame.
+        prompts: Where the regions were shown.
+        bound: The prompts say how far a region reaches: the IoU of mask and prompt. Otherwise they lie somewhere in it:
+            the mean probability under the prompt, which does not depend on the region's size.
+    """
+    size = (prompts.shape[1], prompts.shape[2])
+    logits = F.interpolate(mask_logits[None].float(), size=size, mode="bilinear", align_corners=False)[0].flatten(1)
+    shown = prompts.flatten(1).to(logits)
+    if not bound:
+        return logits.sigmoid() @ shown.mT / shown.sum(1).clamp(min=1)
+    masks = (logits > 0).to(logits)
+    common = masks @ shown.mT
+    return common / (masks.sum(1)[:, None] + shown.sum(1) - common).clamp(min=1)
+
+
+def condition_masks(
+    prediction: Prediction, *, threshold: float, agreement: Float[Tensor, "queries conditions"] | None = None
+) -> ConditionMasks:
     """Masks for the sentence, or for each region.
 
     Args:
         prediction: What the model says.
         threshold: Masks with a score above it are united.
+        agreement: With regions on the image itself, how well each mask lies where they were shown: the best query is
+            that with the largest product of score and agreement.
     """
     masks = prediction.mask_logits > 0
     scores = prediction.condition_logits.sigmoid() * mask_quality(prediction.mask_logits)[:, None]
-    values, queries = scores.max(0)
+    queries = (scores if agreement is None else scores * agreement).argmax(0)
     united = [masks[is_sure].any(0) for is_sure in (scores > threshold).unbind(1)]
     return ConditionMasks(
         best=masks[queries].cpu().numpy(),
         united=torch.stack(united).cpu().numpy() if united else masks[:0].cpu().numpy(),
-        scores=values.cpu().numpy(),
+        scores=scores.gather(0, queries[None])[0].cpu().numpy(),
     )

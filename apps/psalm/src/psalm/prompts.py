@@ -24,6 +24,9 @@ PROMPT_KEYS: Mapping[PromptType, str] = MappingProxyType(
         "mask": "mask_visual_prompt_mask",
     }
 )
+BOUNDING: frozenset[PromptType] = frozenset({"box", "mask"})
+"""Prompts that say how far a region reaches; points and scribbles lie somewhere in it."""
+
 Pens = Mapping[str, int]
 """Radius of the round pen for prompts that are drawn with one, in pixels of the original image."""
 

@@ -30,6 +30,8 @@ class Scene:
         void: Pixels of crowds and without a label, which evaluation does not look at; None where there are none.
             Training, as upstream, takes them for pixels without a target.
         prompts: With regions, one mask per region, on `reference_image` where there is one and else on `image`.
+        prompts_bound: Whether all prompts say how far their region reaches, as boxes and masks do; points and scribbles
+            lie somewhere in it.
         reference_image: With mode cross_image, the image that shows the regions.
         dropped: How many regions or targets could not be used, by reason.
         image_id: Number or name of the image in its data set, for result files.
@@ -44,6 +46,7 @@ class Scene:
     is_thing: tuple[bool, ...]
     void: Bool[np.ndarray, "height width"] | None = None
     prompts: Bool[np.ndarray, "conditions prompt_height prompt_width"] | None = None
+    prompts_bound: bool = False
     reference_image: UInt8[np.ndarray, "prompt_height prompt_width 3"] | None = None
     dropped: tuple[tuple[str, int], ...] = ()
     image_id: int | str = 0
@@ -64,6 +67,7 @@ class SegmentationSample:
         target_conditions: As in `Scene`, without a column for "background".
         is_thing: As in `Scene`.
         prompts: Masks of the prompted regions, on `reference_image` where there is one and else on `image`.
+        prompts_bound: As in `Scene`.
         reference_image: As in `Scene`.
         reference_size: Height and width of the reference image inside the square.
         dropped: As in `Scene`, with what vanished at the model's input size.
@@ -80,6 +84,7 @@ class SegmentationSample:
     target_conditions: Bool[Tensor, "targets candidates"]
     is_thing: tuple[bool, ...]
     prompts: Bool[Tensor, "regions side side"] | None = None
+    prompts_bound: bool = False
     reference_image: UInt8[Tensor, "3 side side"] | None = None
     reference_size: tuple[int, int] | None = None
     dropped: tuple[tuple[str, int], ...] = ()

@@ -107,6 +107,7 @@ class SegmentationTransform:
             target_conditions=belongs[keep],
             is_thing=tuple(scene.is_thing[position] for position in conditions),
             prompts=None if prompts is None else prompts[conditions],
+            prompts_bound=scene.prompts_bound,
             reference_image=None
             if reference is None or reference_geometry is None
             else place_image(reference, reference_geometry, self.side),

@@ -55,6 +55,7 @@ class PredictSettings:
         overlap_threshold: So are those of which less than this share of pixels is left.
         target_threshold: Masks for a sentence below this score are no target.
         match_threshold: Masks on the other image above this score are united.
+        prompt_agreement: For a region, prefer masks that lie where it was shown.
         device: Where the model runs; `auto` is CUDA where there is one.
     """
 
@@ -76,6 +77,7 @@ class PredictSettings:
     overlap_threshold: float = 0.8
     target_threshold: float = 0.5
     match_threshold: float = 0.6
+    prompt_agreement: bool = True
     device: Device = "auto"
 
 
