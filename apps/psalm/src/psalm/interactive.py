@@ -31,7 +31,7 @@ from psalm.annotations import (
 )
 from psalm.config import PromptType
 from psalm.modes import Mode
-from psalm.prompts import BOUNDING, PEN_RADIUS, Pens, read_prompt
+from psalm.prompts import PEN_RADIUS, Pens, bound_regions, read_prompt
 from psalm.samples import Scene
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class InteractiveSource:
             target_conditions=np.eye(len(prompts), dtype=bool),
             is_thing=(True,) * len(prompts),
             prompts=stack(prompts, height, width),
-            prompts_bound=BOUNDING.issuperset(self._types),
+            prompts_bound=bound_regions(self._types),
             dropped=as_dropped(dropped),
             image_id=name if number is None else number,
         )

@@ -47,7 +47,7 @@ from psalm.annotations import (
 )
 from psalm.label_space import LabelSpace
 from psalm.modes import KIND_OF_MODE, MODES, Mode
-from psalm.prompts import PEN_RADIUS, Pens, with_pen
+from psalm.prompts import PEN_RADIUS, Pens, bound_regions, with_pen
 from psalm.samples import Scene
 
 KEYS = ("segments", "sentence", "regions")
@@ -319,7 +319,7 @@ def _region(entry: Record, size: tuple[int, int], prompt_size: tuple[int, int], 
         _mask(target, *size, f"{where}, target {place}", pens)
         for place, target in enumerate(require_objects(entry, "targets", where))
     ]
-    return _Region(prompt, targets, is_bound=not {"point", "scribble"} & set(shown))
+    return _Region(prompt, targets, is_bound=bound_regions(shown))
 
 
 def _mask(record: Record, height: int, width: int, where: str, pens: Pens) -> Bool[np.ndarray, "{height} {width}"]:

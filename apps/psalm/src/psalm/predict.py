@@ -21,7 +21,7 @@ from psalm.modes import BACKGROUND, KIND_OF_MODE, Mode
 from psalm.overlays import PICTURE_DPI
 from psalm.pictures import draw_record
 from psalm.processing import PSALMProcessor
-from psalm.prompts import BOUNDING, PEN_RADIUS, Pens, with_pen
+from psalm.prompts import PEN_RADIUS, Pens, bound_regions, with_pen
 from psalm.records import FoundMask, found_masks
 from psalm.samples import Scene, no_masks
 from psalm.transforms import SegmentationTransform
@@ -114,7 +114,7 @@ def make_scene(settings: PredictSettings, pens: Pens = PEN_RADIUS) -> Scene:
         prompts = read_prompts(settings, *(image if reference is None else reference).shape[:2], pens)
         conditions = ("",) * len(prompts)
         mode: Mode = "region" if reference is None else "cross_image"
-        bound = BOUNDING.issuperset(regions)
+        bound = bound_regions(regions)
         return _scene(
             settings.image, mode, image, conditions, prompts=prompts, prompts_bound=bound, reference=reference
         )

@@ -5,7 +5,7 @@ resolution, as PSALM does, so that they survive the resize. A prompt that is mis
 takes its place, and a region that has none keeps a mask without pixels, about which `transforms.py` decides.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 
@@ -24,9 +24,6 @@ PROMPT_KEYS: Mapping[PromptType, str] = MappingProxyType(
         "mask": "mask_visual_prompt_mask",
     }
 )
-BOUNDING: frozenset[PromptType] = frozenset({"box", "mask"})
-"""Prompts that say how far a region reaches; points and scribbles lie somewhere in it."""
-
 Pens = Mapping[str, int]
 """Radius of the round pen for prompts that are drawn with one, in pixels of the original image."""
 
@@ -65,6 +62,11 @@ def dilate(mask: Bool[np.ndarray, "height width"], radius: int) -> Bool[np.ndarr
 def _disc(radius: int) -> Bool[np.ndarray, "{2*radius+1} {2*radius+1}"]:
     squares = np.arange(-radius, radius + 1) ** 2
     return squares[:, None] + squares <= radius**2
+
+
+def bound_regions(kinds: Iterable[str]) -> bool:
+    """Whether prompts of these kinds say how far their regions reach; those drawn with a pen lie somewhere in one."""
+    return PEN_RADIUS.keys().isdisjoint(kinds)
 
 
 def read_prompt(
