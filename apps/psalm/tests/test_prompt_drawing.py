@@ -5,6 +5,7 @@ import pytest
 from psalm.prompt_drawing import draw_prompts
 from psalm.scenes import sample_scene
 from region_core import SHAPES, draw_shape
+from scipy.ndimage import binary_opening
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +61,16 @@ def test_a_box_is_filled_and_off_by_five_percent_per_edge_at_most(prompted):
     assert np.max(offsets) > 0
 
 
-def test_a_mask_is_rough_but_close(prompted):
+def test_a_mask_is_painted_with_a_broad_brush(prompted):
     ious = np.array([iou(mask, prompts.mask) for mask, prompts in prompted])
-    assert ious.min() > 0.7
-    assert 0.85 < ious.mean() < 0.99
-    grown = np.array([prompts.mask.sum() > mask.sum() for mask, prompts in prompted])
-    assert 0.1 < grown.mean() < 0.9
+    assert ious.min() > 0.3
+    assert 0.4 < ious.mean() < 0.6
+    for mask, prompts in prompted:
+        # No speck and no thread: every stroke is as wide as its brush.
+        assert binary_opening(prompts.mask, iterations=max(int(0.1 * np.sqrt(mask.sum())), 1)).any()
+        covered = (prompts.mask & mask).sum() / mask.sum()
+        assert covered > 0.4
+        assert (prompts.mask & mask).sum() > 0.4 * prompts.mask.sum()
 
 
 @pytest.mark.parametrize("shape", SHAPES)

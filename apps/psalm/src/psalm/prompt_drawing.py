@@ -1,7 +1,8 @@
-"""Visual prompts for a mask, drawn as an annotator might: a point, a scribble, a rough box, a rough mask.
+"""Visual prompts for a mask, drawn as an annotator might: a point, a scribble, a rough box, a painted mask.
 
 The kinds are those of PSALM's interactive data; all are masks of the image's size, and none is ever empty. Whole arrays
-are worked on at once.
+are worked on at once. PSALM's masks are the objects themselves, blurred a little; ours are painted with a broad brush,
+as by a user who has no time for edges, so that to repeat the prompt is not yet to answer it.
 """
 
 from typing import NamedTuple
@@ -9,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64
 from region_core.masks import box_to_mask
-from scipy.ndimage import gaussian_filter
+
+from psalm.prompts import dilate
 
 CENTRAL_SHARE = 0.1
 """The point is one of this share of the mask's pixels: the nearest to its centre."""
@@ -17,8 +19,7 @@ END_SHARE = 0.15
 """A scribble begins and ends in this share of the pixels: the outermost in some direction."""
 MAX_BEND = 0.15  # of a scribble's length, to either side
 JITTER = 0.05  # of the box's side, for each edge: the sides change by 10 % at most
-BLUR = 0.05  # in square roots of the mask's area
-THRESHOLDS = (0.35, 0.65)  # below one half the blurred mask grows, above it shrinks
+BRUSH = (0.2, 0.3)  # radius in square roots of the mask's area: a stroke covers about three fifths of what it shows
 
 
 class Prompts(NamedTuple):
@@ -38,8 +39,8 @@ def draw_prompts(mask: Bool[np.ndarray, "height width"], rng: np.random.Generato
         rng: Source of everything that is random.
 
     Returns:
-        One pixel inside the mask, a line one pixel wide inside the mask, a filled box, a mask with soft corners that is
-        a little too large or too small.
+        One pixel inside the mask, a line one pixel wide inside it, a filled box, and a stroke of a broad round brush
+        along another such line, which leaves parts of the mask out and runs over its edge in others.
 
     Raises:
         ValueError: The mask is empty.
@@ -50,9 +51,8 @@ def draw_prompts(mask: Bool[np.ndarray, "height width"], rng: np.random.Generato
     centre = _central_pixel(pixels, rng)
     point = np.zeros_like(mask)
     point[tuple(centre)] = True
-    return Prompts(
-        point, _draw_scribble(mask, pixels, centre, rng), _draw_box(mask, pixels, rng), _draw_mask(mask, rng)
-    )
+    scribble = _draw_scribble(mask, pixels, centre, rng)
+    return Prompts(point, scribble, _draw_box(mask, pixels, rng), _paint_mask(mask, pixels, rng))
 
 
 def _central_pixel(pixels: Int64[np.ndarray, "pixels 2"], rng: np.random.Generator) -> Int64[np.ndarray, "2"]:
@@ -101,6 +101,8 @@ def _draw_box(
     return box_to_mask(edges, height=height, width=width, units="pixels")
 
 
-def _draw_mask(mask: Bool[np.ndarray, "height width"], rng: np.random.Generator) -> Bool[np.ndarray, "height width"]:
-    blurred = gaussian_filter(mask.astype(np.float32), sigma=BLUR * float(np.sqrt(mask.sum())))
-    return blurred >= min(rng.uniform(*THRESHOLDS), float(blurred.max()))
+def _paint_mask(
+    mask: Bool[np.ndarray, "height width"], pixels: Int64[np.ndarray, "pixels 2"], rng: np.random.Generator
+) -> Bool[np.ndarray, "height width"]:
+    line = _draw_scribble(mask, pixels, _central_pixel(pixels, rng), rng)
+    return dilate(line, round(rng.uniform(*BRUSH) * len(pixels) ** 0.5))
