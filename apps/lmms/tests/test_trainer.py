@@ -9,7 +9,7 @@ import pytest
 import torch
 from lmms.building import build_model, parts_of
 from lmms.sample import VideoSample
-from lmms.trainer import NUM_LOOKS, AutoregressiveTrainer, VideoLossLog
+from lmms.trainer import JUDGED_LINES, AutoregressiveTrainer, VideoLossLog
 from region_core.losses import LossTerms
 from region_training.deepspeed_presets import deepspeed_config
 from region_training.engine import TrainingJob, train
@@ -219,6 +219,8 @@ def test_a_weight_that_rises_between_two_lines_counts_step_by_step():
 
 def test_a_ratio_that_is_unusual_is_said_once(caplog):
     log = two_scale_log()
+    for _ in range(JUDGED_LINES.start - 1):
+        log_a_step(log, 0.1)
     for weight, expected in ((0.1, 0), (2.0, 1), (2.0, 1)):
         values = log_a_step(log, weight)
         assert values["autoregressive_loss_raw"] == pytest.approx((1.5 + 0.5) / 2)
@@ -229,9 +231,8 @@ def test_a_ratio_that_is_unusual_is_said_once(caplog):
     assert log.drain()[0] == {}
 
 
-def test_a_ratio_is_not_judged_once_the_answers_are_learned(caplog):
+def test_a_ratio_is_judged_neither_at_the_start_nor_once_the_answers_are_learned(caplog):
     log = two_scale_log()
-    for _ in range(NUM_LOOKS):
-        log_a_step(log, 0.1)
-    log_a_step(log, 2.0)
+    for line in range(1, JUDGED_LINES.stop + 3):
+        log_a_step(log, 0.1 if line in JUDGED_LINES else 2.0)
     assert "change loss_weight" not in caplog.text

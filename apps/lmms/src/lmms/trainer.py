@@ -47,8 +47,9 @@ USUAL_RATIO = (0.01, 0.25)
 """Share of the reconstruction loss in the main one below and above which it does nothing, or everything."""
 WEIGHTED = "weighted"
 """Begins the names under which the weighted terms are added up; they are not logged."""
-NUM_LOOKS = 20
-"""Lines of the log in which the share is judged: once the answers are learned, the main loss says nothing about it."""
+JUDGED_LINES = range(4, 21)
+"""Lines of the log in which the share is judged: before them the module has not learned the features' size, and once
+the answers are learned the main loss says nothing about it."""
 
 
 class VideoLossLog(LossLog):
@@ -67,7 +68,7 @@ class VideoLossLog(LossLog):
         self._everybody = ranks
         self._main_weight = main_weight
         self._terms = [] if settings is None else term_names(settings)
-        self._looks = NUM_LOOKS
+        self._num_lines, self._warned = 0, False
         self._begin()
 
     def _begin(self) -> None:
@@ -137,8 +138,9 @@ class VideoLossLog(LossLog):
         if values.get("main_loss", 0.0) > 0:
             ratio = values["ar_ratio"] = values["autoregressive_loss"] / values["main_loss"]
             low, high = USUAL_RATIO
-            self._looks -= 1
-            if self.weight > 0 and not low <= ratio <= high and self._looks >= 0 and self._everybody.is_first:
+            self._num_lines += 1
+            judged = self.weight > 0 and self._num_lines in JUDGED_LINES and self._everybody.is_first
+            if judged and not self._warned and not low <= ratio <= high:
                 logger.warning(
                     "the reconstruction loss is %.3g of the main loss, outside %g to %g: change loss_weight (%g)",
                     ratio,
@@ -146,7 +148,7 @@ class VideoLossLog(LossLog):
                     high,
                     self.weight,
                 )
-                self._looks = 0
+                self._warned = True
 
 
 class AutoregressiveTrainer(RegionTrainer):
