@@ -11,7 +11,8 @@ from lmms.config import SyntheticSettings
 from lmms.questions import ask_about
 from lmms.records import parse_record
 from lmms.scenes import DIRECTIONS
-from lmms.synthetic import NUM_FRAMES, WORLD_FILE, scene_of_clip, write_world
+from lmms.synthetic import NUM_FRAMES, scene_of_clip, write_world
+from region_training.worlds import WORLD_FILE
 
 SETTINGS = SyntheticSettings(train_clips=35, eval_clips=7, seed=3)
 KINDS = {"direction", "order", "speed", "count", "picture", "text"}

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from region_core.rle import decode_rle
 from region_training.images import read_depth, read_image
 from spatialrgpt.scenes import IMAGE_HEIGHT, IMAGE_WIDTH, MAX_DEPTH_M, sample_scene
@@ -58,3 +60,18 @@ def test_a_half_written_split_is_written_again_to_the_same_bytes(world, world_se
     assert found.pop("train/images/000000.png") == b"a finished split is left alone"
     expected.pop("train/images/000000.png")
     assert found == expected
+
+
+def test_another_world_is_refused_and_nothing_written(world, world_settings, tmp_path):
+    copy = tmp_path / "world"
+    shutil.copytree(world, copy)
+    with pytest.raises(ValueError, match=r"a world is there .*and another was asked for .*delete the folder"):
+        write_world(copy, replace(world_settings, seed=world_settings.seed + 1))
+    assert contents(copy) == contents(world)
+
+
+def test_data_that_are_no_world_are_left_alone(world_settings, tmp_path):
+    (tmp_path / "train.json").write_text("[]")
+    with pytest.raises(ValueError, match="nobody knows"):
+        write_world(tmp_path, world_settings)
+    assert list(contents(tmp_path)) == ["train.json"]

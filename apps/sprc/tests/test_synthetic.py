@@ -1,7 +1,9 @@
 """The small world is a data set of the real layout, the same from the same settings, that half a query can't solve."""
 
 import json
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +156,15 @@ def test_another_seed_gives_other_pictures(cirr, tmp_path):
     write_world(tmp_path, SyntheticSettings(train_scenes=3, eval_scenes=3, edits=2, image_size=32, seed=1))
     first, second = (folder / "img_raw/dev/dev-0-0-img0.png" for folder in (cirr, tmp_path))
     assert first.read_bytes() != second.read_bytes()
+
+
+def test_another_world_or_another_layout_is_refused_and_nothing_written(cirr, tmp_path):
+    copy = tmp_path / "world"
+    shutil.copytree(cirr, copy)
+    for settings, dataset in ((replace(SETTINGS, seed=1), "CIRR"), (FASHION, "FashionIQ")):
+        with pytest.raises(ValueError, match=r"a world is there .*and another was asked for .*delete the folder"):
+            write_world(copy, settings, dataset=dataset)
+    assert contents(copy) == contents(cirr)
 
 
 def test_held_out_pictures_are_not_training_pictures(cirr):

@@ -14,7 +14,7 @@ were written, or nobody knows which, nothing is written or reused.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from region_training.images import write_png
 from region_training.run_folder import write_atomically
+from region_training.worlds import claim_world
 from rich.progress import track
 
 from lmms.clip_files import write_clip, write_cut
@@ -29,7 +30,6 @@ from lmms.config import SyntheticSettings
 from lmms.questions import Question, ask_about, ask_about_still, ask_without_looking
 from lmms.scenes import DIRECTIONS, NUM_STEPS, Scene, Theme, sample_scene, sample_still
 
-WORLD_FILE = "world.json"
 SPLITS = ("train", "val")
 FRAMES_PER_STEP = 3
 NUM_FRAMES = NUM_STEPS * FRAMES_PER_STEP + 1
@@ -60,7 +60,7 @@ def write_world(root: Path, settings: SyntheticSettings, splits: tuple[str, str]
     Raises:
         ValueError: The folder holds another world.
     """
-    _claim(root, settings)
+    claim_world(root, asdict(settings), parts=("videos",))
     for number, (split, num_clips) in enumerate(zip(splits, (settings.train_clips, settings.eval_clips), strict=True)):
         if not (root / f"{split}.json").exists():
             records = list(_write_split(root, split, num_clips, settings, number))
@@ -147,22 +147,3 @@ def _record(record_id: str, question: Question, media: str | None = None, name: 
         {"from": "gpt", "value": question.answer},
     ]
     return record
-
-
-def _claim(root: Path, settings: SyntheticSettings) -> None:
-    """Keep the settings beside the world; refuse a folder that holds another one."""
-    kept, asked = root / WORLD_FILE, asdict(settings)
-    there = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
-    if there is None and not (root / "videos").exists():
-        root.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, json.dumps(asked, indent=2) + "\n")
-    elif there != asked:
-        found = f"no {WORLD_FILE}, so nobody knows of which settings" if there is None else _words(there)
-        raise ValueError(
-            f"{root}: a world is there ({found}), and another was asked for ({_words(asked)}); delete the folder, or "
-            "name another one (data.root of a training)"
-        )
-
-
-def _words(settings: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())

@@ -69,7 +69,7 @@ class MakeDataSettings:
     """Settings of `make-data`.
 
     Attributes:
-        root: Folder to write to; splits that are already there are kept.
+        root: Folder to write to; a split of the same world that is already there is kept, another world is refused.
         world: Size of the synthetic world.
     """
 

@@ -24,6 +24,7 @@ from PIL import Image
 from region_core import encode_rle
 from region_training.images import write_png
 from region_training.run_folder import write_atomically
+from region_training.worlds import claim_world
 from rich.progress import track
 
 from psalm.config import SyntheticSettings
@@ -38,7 +39,8 @@ JPEG_QUALITY = 92
 SENTENCES_PER_THING = 2
 NO_TARGET_SHARE = 0.1
 """So many of all sentences are about nothing, as some are in gRefCOCO."""
-WORLD_FILE = "world.json"
+DRAWING = 2
+"""With the first, mask prompts were the objects themselves but for their edge."""
 IDS_PER_SPLIT = 10_000_000  # an id of one split can't be taken for one of the other
 IDS_PER_IMAGE = 100
 SEGMENT_IDS = 2**24  # three bytes of a panoptic map; 0 is void
@@ -83,7 +85,7 @@ def write_world(root: Path, settings: SyntheticSettings) -> None:
             raise ValueError(f"a synthetic world needs {name} of at least {SCENES_PER_PAIR}, got {number}")
     if settings.image_size < SMALLEST_IMAGE:
         raise ValueError(f"a synthetic world needs image_size of at least {SMALLEST_IMAGE}, got {settings.image_size}")
-    _claim(root, settings)
+    claim_world(root, asdict(settings), parts=("coco", "pairs"), setting="data.synthetic_root", drawing=DRAWING)
     for number, (split, num_scenes) in enumerate(zip(SPLITS, sizes.values(), strict=True)):
         if not _last_file(root, split).exists():
             _write_split(root, split, num_scenes, settings, number)
@@ -101,25 +103,6 @@ def paths_of(root: Path) -> dict[str, str]:
         "cross_image_json": str(_last_file(root, "{split}")),
         "cross_image_images": str(root / "pairs" / "{split}"),
     }
-
-
-def _claim(root: Path, settings: SyntheticSettings) -> None:
-    """Keep the settings beside the world; refuse a folder that holds another one."""
-    kept, asked = root / WORLD_FILE, asdict(settings)
-    there = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
-    if there is None and not (root / "coco").exists() and not (root / "pairs").exists():
-        root.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, json.dumps(asked, indent=2) + "\n")
-    elif there != asked:
-        found = f"no {WORLD_FILE}, so nobody knows of which settings" if there is None else f"{_words(there)}"
-        raise ValueError(
-            f"{root}: a world is there ({found}), and another was asked for ({_words(asked)}); delete the folder, or "
-            "name another one (data.synthetic_root of a training)"
-        )
-
-
-def _words(settings: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def _last_file(root: Path, split: str) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from region_core.rle import encode_rle
 from region_training.images import write_png
+from region_training.worlds import claim_world
 from rich.progress import track
 
 from spatialrgpt.config import SyntheticSettings
@@ -17,13 +19,20 @@ from spatialrgpt.scenes import MAX_DEPTH_M, Scene, sample_scene
 
 
 def write_world(root: Path, settings: SyntheticSettings, *, splits: tuple[str, str] = ("train", "val")) -> None:
-    """Write a training and a held-out split; a split's JSON file appears last, so a split that has one is complete.
+    """Write a training and a held-out split; a split of the same world that is there is kept.
+
+    `world.json` holds the settings and appears first. A split's JSON file appears last, so a split that has one is
+    complete.
 
     Args:
         root: Folder of the data set.
         settings: How many scenes and questions; the same settings give the same files.
         splits: Names of the two splits.
+
+    Raises:
+        ValueError: The folder holds another world, or data of which nobody knows where they come from.
     """
+    claim_world(root, asdict(settings), parts=[name for split in splits for name in (split, f"{split}.json")])
     sizes = (settings.train_scenes, settings.eval_scenes)
     for number, (split, num_scenes) in enumerate(zip(splits, sizes, strict=True)):
         if not (root / f"{split}.json").exists():

@@ -2,6 +2,7 @@
 
     boxes/pairs.{split}.json    pairs by triplet, marked `preserved` or `changed`
     boxes/images.{split}.json   boxes by image, with labels
+    world.json                  the settings; written first
 
 See `scenes.py` for why a caption alone and a reference alone find little. A split whose captions are there is complete:
 they are written last.
@@ -9,7 +10,7 @@ they are written last.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 from region_training.run_folder import write_atomically
+from region_training.worlds import claim_world
 from rich.progress import track
 
 from sprc.config import SyntheticSettings
@@ -70,7 +72,8 @@ def write_world(root: Path, settings: SyntheticSettings, *, dataset: Literal["CI
         dataset: Whose layout to write.
 
     Raises:
-        ValueError: The world would be too small to hold what a caption or a reference is to be mistaken for.
+        ValueError: The world would be too small to hold what a caption or a reference is to be mistaken for, or the
+            folder holds another one.
     """
     clusters_needed = len(CATEGORIES) if dataset == "FashionIQ" else 1
     for name, number, least in (
@@ -80,6 +83,11 @@ def write_world(root: Path, settings: SyntheticSettings, *, dataset: Literal["CI
     ):
         if number < least:
             raise ValueError(f"a synthetic {dataset} world needs {name} of at least {least}, got {number}")
+    claim_world(
+        Path(root),
+        {"dataset": dataset, **asdict(settings)},
+        parts=("cirr", "img_raw", "captions", "images", "boxes"),
+    )
     sizes = {"train": settings.train_scenes, "val": settings.eval_scenes}
     if dataset == "CIRR":
         sizes["test1"] = settings.eval_scenes

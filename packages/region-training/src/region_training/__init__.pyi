@@ -45,3 +45,4 @@ from .testing import RankOutcome as RankOutcome
 from .testing import run_ranks as run_ranks
 from .testing import start_ranks as start_ranks
 from .trainer import RegionTrainer as RegionTrainer
+from .worlds import claim_world as claim_world
