@@ -1,7 +1,7 @@
 import sys
 
 import pytest
-from region_training.presets import did_you_mean, load_preset, parse_config, preset_names, read_config
+from region_training.presets import did_you_mean, load_preset, parse_config, preset_layers, preset_names, read_config
 from region_training.settings import ConfigError
 
 
@@ -13,6 +13,8 @@ def package(tmp_path, monkeypatch):
         "__init__.py": "",
         "tiny.yaml": "training: {seed: 1}\n",
         "large.yaml": "model: {kind: big}\n",
+        "larger.yaml": "preset: large\ntraining: {seed: 2}\n",
+        "largest.yaml": "preset: larger\nmodel: {kind: huge}\n",
     }.items():
         (folder / name).write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -21,13 +23,35 @@ def package(tmp_path, monkeypatch):
 
 
 def test_presets_are_listed_and_read(package):
-    assert preset_names(package) == ["large", "tiny"]
+    assert preset_names(package) == ["large", "larger", "largest", "tiny"]
     assert load_preset(package, "large") == {"model": {"kind": "big"}}
 
 
 def test_an_unknown_preset_names_those_there_are(package):
-    with pytest.raises(ConfigError, match=r"no preset 'tinny' \(did you mean 'tiny'\?\); available: large, tiny"):
+    with pytest.raises(
+        ConfigError, match=r"no preset 'tinny' \(did you mean 'tiny'\?\); available: large, larger, largest, tiny"
+    ):
         load_preset(package, "tinny")
+
+
+def test_a_preset_lies_above_those_that_it_builds_on(package):
+    assert preset_layers(package, "largest") == [
+        ("large", {"model": {"kind": "big"}}),
+        ("larger", {"training": {"seed": 2}}),
+        ("largest", {"model": {"kind": "huge"}}),
+    ]
+    assert preset_layers(package, "tiny") == [("tiny", {"training": {"seed": 1}})]
+
+
+@pytest.mark.parametrize(
+    ("below", "message"),
+    [("odd", "builds on itself: odd -> odd"), ("even", "odd -> even -> odd"), ("largr", "no preset 'largr'")],
+)
+def test_a_preset_that_builds_on_itself_or_on_nothing_is_refused(package, tmp_path, below, message):
+    (tmp_path / "toy_presets" / "odd.yaml").write_text(f"preset: {below}\n")
+    (tmp_path / "toy_presets" / "even.yaml").write_text("preset: odd\n")
+    with pytest.raises(ConfigError, match=message):
+        preset_layers(package, "odd")
 
 
 def test_a_config_file_is_read_and_an_empty_one_is_empty(tmp_path):

@@ -25,7 +25,7 @@ from region_training.config_tree import (
     to_plain,
 )
 from region_training.help_text import application_help, verb_help
-from region_training.presets import Translate, did_you_mean, load_preset, parse_config, preset_names, read_config
+from region_training.presets import Translate, did_you_mean, parse_config, preset_layers, preset_names, read_config
 from region_training.settings import ConfigError
 
 DEFAULT_PRESET = "tiny"
@@ -235,17 +235,18 @@ def _settings_of(application: Application, verb: Verb, read: Arguments) -> objec
 
 def _layers(application: Application, verb: Verb, read: Arguments) -> list[tuple[str, dict[str, object]]]:
     """Presets and files in rising order; a file that names a `preset:` has that one below it."""
+    package = application.presets_package
     layers: list[tuple[str, dict[str, object]]] = []
     preset = read.preset
     if preset is None and verb.presets and not read.configs:
         preset = DEFAULT_PRESET
     if preset is not None:
-        layers.append((f"preset {preset}", load_preset(application.presets_package, preset)))
+        layers.extend((f"preset {name}", layer) for name, layer in preset_layers(package, preset))
     for config in read.configs:
         layer = read_config(config, translate=application.translate_config)
         named = layer.pop("preset", None)
         if named is not None:
-            layers.append((f"preset {named} of {config}", load_preset(application.presets_package, str(named))))
+            layers.extend((f"preset {name} of {config}", layer) for name, layer in preset_layers(package, str(named)))
         layers.append((config, layer))
     return layers
 

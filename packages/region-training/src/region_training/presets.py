@@ -65,7 +65,7 @@ def preset_names(package: str) -> list[str]:
 
 
 def load_preset(package: str, name: str) -> dict[str, object]:
-    """Read a preset by its name.
+    """Read a preset's own file by its name; if it builds on another one, `preset` names that.
 
     Raises:
         ConfigError: There is no such preset; the message lists those there are.
@@ -74,6 +74,23 @@ def load_preset(package: str, name: str) -> dict[str, object]:
     if name not in names:
         raise ConfigError(f"no preset {name!r}{did_you_mean(name, names)}; available: {', '.join(names) or 'none'}")
     return parse_config(resources.files(package).joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"preset {name}")
+
+
+def preset_layers(package: str, name: str) -> list[tuple[str, dict[str, object]]]:
+    """A preset and those that it builds on (`preset: NAME` at its top), by their names, the lowest first.
+
+    Raises:
+        ConfigError: One of them is missing, or a preset builds on itself.
+    """
+    layers: list[tuple[str, dict[str, object]]] = []
+    below: object = name
+    while below is not None:
+        if below in (known := [above for above, _ in layers]):
+            raise ConfigError(f"a preset builds on itself: {' -> '.join([*known, str(below)])}")
+        layer = load_preset(package, str(below))
+        layers.append((str(below), layer))
+        below = layer.pop("preset", None)
+    return layers[::-1]
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
