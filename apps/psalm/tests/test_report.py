@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from psalm.cli import main
 from psalm.config import DataSettings, EvaluationSettings, Settings, SyntheticSettings
-from psalm.evaluate_run import asked_data
+from psalm.evaluate_run import asked_data, asked_evaluation
 from psalm.report import read_evaluation
 from psalm.synthetic import write_world
 from psalm.verbs import EvaluateSettings
@@ -124,6 +124,22 @@ def test_after_seg_task_other_modes_can_be_evaluated(evaluated, tmp_path):
     found = RunFolder(again.path / "evaluations" / "val-instance-1-samples").read_results()
     assert list(found["groups"]) == ["instance"]
     assert not again.is_finished
+
+
+def test_the_papers_choice_of_a_regions_mask_is_another_question(evaluated):
+    run, _ = evaluated
+    before = contents(run)
+    words = ["--modes", "[region]", "--baselines", "false", "--prompt_agreement", "false", "--device", "cpu"]
+    assert main(["evaluate", str(run.path), *words]) == 0
+    other = RunFolder(run.path / "evaluations" / "val-region-score-alone")
+    assert other.read_config()["evaluation"]["prompt_agreement"] is False
+    assert other.read_results()["scores"]["model"]["region/point/cIoU"] >= 0
+    assert contents(run) == before
+    # Without a word the run's own choice stands.
+    own = run.load_settings(Settings)
+    for choice in (True, False):
+        trained = replace(own.evaluation, prompt_agreement=choice)
+        assert asked_evaluation(trained, EvaluateSettings(run="r")).prompt_agreement is choice
 
 
 def test_a_run_that_was_not_evaluated_says_what_to_do(tmp_path, capsys):

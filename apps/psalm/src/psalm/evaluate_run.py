@@ -1,7 +1,7 @@
 """`psalm evaluate RUN`: answer a split with a run's model, and write its scores, predictions and report again.
 
-Another split, other modes than the run's own, a part of the samples or fewer rows beside the model's are another
-question: their answers go to `RUN/evaluations/NAME/`, and the run's own results stay.
+Another split, other modes than the run's own, a part of the samples, fewer rows beside the model's or another choice of
+a region's mask are another question: their answers go to `RUN/evaluations/NAME/`, and the run's own results stay.
 """
 
 import logging
@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from region_training.run_folder import EVALUATIONS, RunFolder
 
-from psalm.config import DataSettings, Settings
+from psalm.config import DataSettings, EvaluationSettings, Settings
 from psalm.data import describe_shared, open_dataset
 from psalm.evaluate import evaluate
 from psalm.loading import load_model
@@ -29,16 +29,7 @@ def evaluate_run(settings: EvaluateSettings) -> None:
     if (note := describe_shared(data)) is not None:
         logger.warning("%s", note)
     model, processor = load_model(run.path, settings.device)
-    asked = replace(
-        trained,
-        data=data,
-        evaluation=replace(
-            trained.evaluation,
-            batch_size=settings.batch_size,
-            max_samples=settings.max_samples,
-            baselines=settings.baselines,
-        ),
-    )
+    asked = replace(trained, data=data, evaluation=asked_evaluation(trained.evaluation, settings))
     is_own = is_own_question(trained, asked)
     untrained = (run.path if is_own else run.path / EVALUATIONS) / UNTRAINED_SCORES
     untrained.parent.mkdir(exist_ok=True)
@@ -63,14 +54,32 @@ def asked_data(trained: DataSettings, settings: EvaluateSettings) -> DataSetting
     return replace(data, modes=settings.modes, seg_task=None, cross_image_seg_task=None)
 
 
+def asked_evaluation(trained: EvaluationSettings, settings: EvaluateSettings) -> EvaluationSettings:
+    """How the run evaluates, with what the command names in its place."""
+    agreement = trained.prompt_agreement if settings.prompt_agreement is None else settings.prompt_agreement
+    return replace(
+        trained,
+        batch_size=settings.batch_size,
+        max_samples=settings.max_samples,
+        baselines=settings.baselines,
+        prompt_agreement=agreement,
+    )
+
+
 def is_own_question(trained: Settings, asked: Settings) -> bool:
-    """Whether the samples that the run is evaluated on, or all, are evaluated, with all rows that it has."""
+    """Whether the samples that the run is evaluated on, or all, are evaluated in its way, with all rows that it has."""
     now, own = asked.evaluation, trained.evaluation
-    return asked.data == trained.data and now.max_samples in (0, own.max_samples) and now.baselines >= own.baselines
+    same_way = asked.data == trained.data and now.prompt_agreement == own.prompt_agreement
+    return same_way and now.max_samples in (0, own.max_samples) and now.baselines >= own.baselines
 
 
 def open_evaluation(run: RunFolder, trained: Settings, asked: Settings) -> RunFolder:
-    """The folder of an evaluation beside the run's own, named by its split, its modes and how many samples."""
-    modes = () if asked.data.wanted_modes == trained.data.wanted_modes else asked.data.wanted_modes
-    count = asked.evaluation.max_samples
-    return run.begin_evaluation(asked, asked.data.eval_split, *modes, *([f"{count}-samples"] if count else []))
+    """The folder of an evaluation beside the run's own, named by its split and whatever else differs from the run's."""
+    words: list[str] = []
+    if asked.data.wanted_modes != trained.data.wanted_modes:
+        words.extend(asked.data.wanted_modes)
+    if asked.evaluation.max_samples:
+        words.append(f"{asked.evaluation.max_samples}-samples")
+    if asked.evaluation.prompt_agreement != trained.evaluation.prompt_agreement:
+        words.append("agreement" if asked.evaluation.prompt_agreement else "score-alone")
+    return run.begin_evaluation(asked, asked.data.eval_split, *words)

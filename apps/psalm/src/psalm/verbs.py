@@ -20,6 +20,7 @@ class EvaluateSettings:
         batch_size: Samples per batch.
         max_samples: Samples per data set at most, taken at equal steps; 0 takes all.
         baselines: Also score the untrained model and the trivial answers.
+        prompt_agreement: Of a region's masks, prefer those that lie where it was shown; by default as the run does.
         device: Where the model runs; `auto` is CUDA where there is one.
     """
 
@@ -29,6 +30,7 @@ class EvaluateSettings:
     batch_size: int = 8
     max_samples: int = 0
     baselines: bool = True
+    prompt_agreement: bool | None = None
     device: Device = "auto"
 
 
