@@ -113,8 +113,8 @@ def test_every_mode_is_scored_beside_the_untrained_model_and_trivial_answers(psa
     for who, values in scores.items():
         for group, measure in GROUPS.items():
             assert 0 <= values[f"{group}/{measure}"] <= 100, (who, group)
-    # A prompt that is the mask itself gives all but the mask's rounding away.
-    assert scores["trivial"]["region/mask/gIoU"] > 90
+    # A stroke of a broad brush is part of its object, and far from all of it.
+    assert 20 < scores["trivial"]["region/mask/gIoU"] < 80
     evaluated = [line for line in _lines(psalm_trained) if "eval/score" in line]
     assert [line["step"] for line in evaluated] == [4]
     assert evaluated[0]["eval/score"] == pytest.approx(scores["model"]["score"])

@@ -35,6 +35,8 @@ STEPS = (
     (("panoptic-", "instance-"), ("cross_image-", "referring-")),
     (("semantic", "panoptic-"), ("cross_image", "region")),
 )
+# How far one weight of two runs may lie apart.
+TOLERANCE = 5e-6
 CONDITIONS = ("loss_class_name_class", "loss_SEG_class", "loss_region_class")
 
 
@@ -161,9 +163,9 @@ def test_weights_equal_one_process(runs, name):
     moved = {key: (value - before[key]).norm().item() for key, value in one.items() if value.is_floating_point()}
     # Weights that stay where they were would be equal as well; some biases have no gradient by nature.
     assert sum(distance > 1e-4 for distance in moved.values()) > 0.9 * len(moved)
-    assert all(distance > 1e-4 for key, distance in moved.items() if key.startswith("projector."))
+    assert all(distance > 10 * TOLERANCE for key, distance in moved.items() if key.startswith("projector."))
     for key, value in one.items():
-        torch.testing.assert_close(two[key], value, rtol=1e-5, atol=5e-6, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(two[key], value, rtol=1e-5, atol=TOLERANCE, msg=lambda text, key=key: f"{key}: {text}")
 
 
 def test_the_command_under_zero3_evaluates_on_both_ranks_as_one_process_does(
