@@ -1,6 +1,6 @@
 """Do predictions of the next frame rest on the order of the frames before it?
 
-    uv run --no-sync python benchmarks/lmms_frame_order.py runs/ablations/lmms/tiny-preset-*
+    uv run --no-sync python benchmarks/lmms_frame_order.py runs/ablations/lmms/tiny-preset-?
 
 For finished runs of `lmms train`: the error of predicting the last frame of every held-out clip, and of copying the
 newest frame that is known, with the frames as they are and with those before the newest one in another order. The
@@ -81,7 +81,9 @@ def measure(folder: Path) -> tuple[float, float, float]:
 def main(words: Sequence[str] | None = None) -> None:
     """Read the command line and print a line per run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs with the reconstruction loss")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="folders of finished runs with the reconstruction loss and a shared teacher"
+    )
     options = parser.parse_args(words)
     print("| run | error of copying | of predicting | history shuffled | skill | history shuffled |")
     print("|---|---:|---:|---:|---:|---:|")

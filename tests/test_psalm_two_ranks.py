@@ -165,7 +165,9 @@ def test_weights_equal_one_process(runs, name):
     assert sum(distance > 1e-4 for distance in moved.values()) > 0.9 * len(moved)
     assert all(distance > 10 * TOLERANCE for key, distance in moved.items() if key.startswith("projector."))
     for key, value in one.items():
-        torch.testing.assert_close(two[key], value, rtol=1e-5, atol=TOLERANCE, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            two[key], value, rtol=1e-5, atol=TOLERANCE, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 def test_the_command_under_zero3_evaluates_on_both_ranks_as_one_process_does(

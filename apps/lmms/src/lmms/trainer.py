@@ -47,7 +47,7 @@ USUAL_RATIO = (0.01, 0.25)
 """Share of the reconstruction loss in the main one below and above which it does nothing, or everything."""
 WEIGHTED = "weighted"
 """Begins the names under which the weighted terms are added up; they are not logged."""
-JUDGED_LINES = range(4, 21)
+JUDGED_LINES = range(5, 21)
 """Lines of the log in which the share is judged: before them the module has not learned the features' size, and once
 the answers are learned the main loss says nothing about it."""
 
