@@ -14,35 +14,15 @@ from pathlib import Path
 
 import torch
 from lmms.config import Settings
-from lmms.controls import RememberingReader, reading_with, shuffle_frames
+from lmms.controls import RememberingReader, ShufflingReader, reading_with, shuffle_frames
 from lmms.data import VideoDataset
 from lmms.families import Family
 from lmms.frame_errors import errors_of
 from lmms.loading import load_model
-from lmms.media import MediaReader, RecordMedia
 from lmms.model import VideoLMM
-from lmms.records import Record
 from region_training.run_folder import RunFolder
 from rich.progress import track
 from video_autoregressive.loader import VideoClip
-
-
-class HistoryShufflingReader(MediaReader):
-    """Reads as another reader does, and shuffles all frames of a clip but the last two; their times stay in order.
-
-    Args:
-        reader: The reader.
-    """
-
-    def __init__(self, reader: MediaReader) -> None:
-        vars(self).update(vars(reader))
-        self._reader = reader
-
-    def read(self, record: Record, where: str, max_frames: int | None = None) -> RecordMedia:
-        """Read a record's files; the same record is always shuffled alike."""
-        media = self._reader.read(record, where, max_frames)
-        clips = tuple(shuffle_history(clip, f"{where} {place}") for place, clip in enumerate(media.clips))
-        return replace(media, clips=clips)
 
 
 def shuffle_history(clip: VideoClip, name: str) -> VideoClip:
@@ -73,7 +53,7 @@ def measure(folder: Path) -> tuple[float, float, float]:
     reader = RememberingReader(dataset.reader)
     in_order, shuffled = (
         errors_at_the_end(model, family, reading_with(dataset, used, with_answers=True), title)
-        for title, used in (("in order", reader), ("history shuffled", HistoryShufflingReader(reader)))
+        for title, used in (("in order", reader), ("history shuffled", ShufflingReader(reader, shuffle_history)))
     )
     return in_order[1], in_order[0], shuffled[0]
 

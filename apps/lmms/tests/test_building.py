@@ -9,6 +9,7 @@ from lmms.model import VideoLMM
 from lmms.teachers import check_teacher
 from region_training.parts import ModelParts
 from region_training.settings import ConfigError, TrainingSettings
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, SiglipImageProcessor
 from video_autoregressive.config import AutoregressiveConfig, VideoTokenConfig
 
@@ -106,6 +107,11 @@ def test_an_external_teacher_has_its_own_size_and_normalisation(each, tmp_path):
     assert model.train()(**batch).autoregressive.num_targets > 0
     with pytest.raises(ConfigError, match="embedding_dim: got 16, expected 20: the width of the features of the exter"):
         each.config(autoregressive_config=each.autoregressive(teacher="external", teacher_path=str(tmp_path)))
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["embeddings.patch_embedding.bias"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"files: embeddings\.patch_embedding\.bias"):
+        each.model(autoregressive_config=settings)
 
 
 def test_a_teacher_may_remember_what_it_said(toy, tmp_path):

@@ -186,7 +186,7 @@ def test_a_language_model_that_lacks_weights_is_refused(toy, tmp_path):  # q/k/v
     weights = save_language_model(tmp_path, vocabulary=50)
     weights.pop("model.layers.0.self_attn.q_proj.weight")
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"missing_keys: model\.layers\.0\.self_attn\.q_proj\.weight"):
+    with pytest.raises(ValueError, match=r"missing from the files: model\.layers\.0\.self_attn\.q_proj\.weight"):
         build(toy, language_model=str(tmp_path), language=None)
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from spatialrgpt.building import PARTS, build_config, build_model, build_processor
 from spatialrgpt.config import BackboneSettings
 from spatialrgpt.configuration import DEPTH_TOKEN, IMAGE_TOKEN, MASK_TOKEN
@@ -70,6 +71,25 @@ def test_a_pretrained_tower_keeps_its_weights(toy, tmp_path, whole):
     for key, value in expected.items():
         assert torch.equal(found[key], value), key
     assert model(**toy.batch([toy.sample((0,))])).loss.isfinite()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pretrained_parts_that_lack_weights_are_refused(toy, tmp_path):  # else they would be random in silence
+    for part, save in (
+        ("vision", lambda folder: save_tower(folder, dict(toy.vision), whole=True)),
+        ("text", save_language_model),
+    ):
+        folder = tmp_path / part
+        folder.mkdir()
+        save(folder)
+        weights = load_file(folder / "model.safetensors")
+        name = next(name for name in sorted(weights) if "layers.0" in name)
+        del weights[name]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        settings = toy.settings(**{part: BackboneSettings(pretrained=str(folder))})
+        tokenizer = build_processor(settings, texts=["how"]).tokenizer
+        with pytest.raises(ValueError, match=f"missing from the files: {name}"):
+            build_model(settings, tokenizer)
 
 
 def test_pictures_are_normalised_as_the_pretrained_tower_knows_them(toy, tmp_path):

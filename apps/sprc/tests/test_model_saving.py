@@ -63,22 +63,13 @@ def test_the_tower_keeps_its_own_dtype(toy_model, tmp_path):
     assert all(torch.equal(value, opened.state_dict()[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda weights: weights.pop("composer.query_tokens.weight"), "missing_keys: composer.query_tokens.weight"),
-        (lambda weights: weights.update(extra=torch.ones(1)), "unexpected_keys: extra"),
-        (lambda weights: weights.update({"ln_vision.bias": torch.ones(3)}), "mismatched_keys: .*ln_vision.bias"),
-    ],
-    ids=["missing", "unexpected", "misshapen"],
-)
 @pytest.mark.filterwarnings("ignore")
-def test_weights_that_do_not_fit_are_refused(model, tmp_path, change, message):
+def test_weights_that_do_not_fit_are_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    change(weights)
+    del weights["composer.query_tokens.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"missing from the files: composer\.query_tokens\.weight"):
         SPRCModel.from_pretrained(tmp_path)
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from region_training.engine import prepare, run, train
-from region_training.loading import load_pretrained
 from region_training.stopping import NonFiniteError
 from region_training.testing import RankError, run_ranks
 from region_training.trainer import RegionTrainer
@@ -172,7 +171,7 @@ def test_zero3_partitions_weights_at_load_and_exports_them_whole(toy, tmp_path, 
         shapes = []
 
         def build():
-            model = load_pretrained(toy.Model, tmp_path / "start")
+            model = toy.Model.from_pretrained(tmp_path / "start")
             shapes.extend(tuple(parameter.shape) for parameter in model.parameters())
             return model
 
@@ -187,7 +186,7 @@ def test_zero3_partitions_weights_at_load_and_exports_them_whole(toy, tmp_path, 
     for name, value in plain.items():
         assert value.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
         torch.testing.assert_close(partitioned[name], value, rtol=1e-2, atol=1e-2 if precision == "bf16" else 1e-5)
-    model = load_pretrained(toy.Model, tmp_path / "stage-3" / "model")
+    model = toy.Model.from_pretrained(tmp_path / "stage-3" / "model")
     for name, value in model.state_dict().items():
         assert torch.equal(value, partitioned[name])
 

@@ -9,10 +9,11 @@ from region_core.losses import LossTerms, drop_dummy, with_dummy_row
 from region_training.batches import SeededPermutation
 from region_training.engine import TrainingJob
 from region_training.settings import TrainingSettings
+from region_training.strict_loading import StrictModel
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, TrainerCallback
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, TrainerCallback
 from transformers.utils import ModelOutput
 
 
@@ -39,7 +40,7 @@ class Tower(nn.Module):
         return self.dropout(torch.tanh(self.lift(inputs.to(self.lift.weight.dtype))))
 
 
-class ToyModel(PreTrainedModel):
+class ToyModel(StrictModel):
     config_class = ToyConfig
     base_model_prefix = "toy"
     main_input_name = "inputs"

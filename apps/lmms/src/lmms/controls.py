@@ -5,7 +5,7 @@ A control is a data set that reads its media differently; everything behind the 
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -41,16 +41,18 @@ class ShufflingReader(MediaReader):
 
     Args:
         reader: The reader.
+        shuffle: From a clip and its name to the shuffled clip; by default `shuffle_frames`.
     """
 
-    def __init__(self, reader: MediaReader) -> None:
+    def __init__(self, reader: MediaReader, shuffle: Callable[[VideoClip, str], VideoClip] | None = None) -> None:
         vars(self).update(vars(reader))
         self._reader = reader
+        self._shuffle = shuffle or shuffle_frames
 
     def read(self, record: Record, where: str, max_frames: int | None = None) -> RecordMedia:
         """Read a record's files; the same record is always shuffled alike."""
         media = self._reader.read(record, where, max_frames)
-        clips = tuple(shuffle_frames(clip, f"{where} {place}") for place, clip in enumerate(media.clips))
+        clips = tuple(self._shuffle(clip, f"{where} {place}") for place, clip in enumerate(media.clips))
         return replace(media, clips=clips)
 
 

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Num
 from region_core.losses import LossTerms, drop_dummy, touch, with_dummy_row
+from region_training.strict_loading import load_strictly
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -340,20 +341,12 @@ def open_plain(source: str, dtype: torch.dtype | None = None) -> PreTrainedModel
     Raises:
         ValueError: The weights do not match the configuration; the message lists them.
     """
-    # Misshapen weights are "ignored" into the report, so that the error below can name them.
-    opened = AutoModelForImageTextToText.from_pretrained(
+    lmm, _ = load_strictly(
+        AutoModelForImageTextToText.from_pretrained,
         source,
         dtype=dtype or torch.get_default_dtype(),
         use_safetensors=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
     )
-    # With output_loading_info it returns a pair, which its annotation does not say.
-    lmm, info = cast("tuple[PreTrainedModel, dict[str, set]]", opened)
-    problems = {kind: sorted(map(str, info[kind])) for kind in info if info[kind]}
-    if problems:
-        listed = "; ".join(f"{kind}: {', '.join(names[:6])}" for kind, names in problems.items())
-        raise ValueError(f"{source}: weights and configuration do not match. {listed}")
     return lmm
 
 

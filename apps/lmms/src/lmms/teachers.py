@@ -10,6 +10,7 @@ import torch
 from region_training.ranks import Ranks
 from region_training.run_folder import write_atomically
 from region_training.settings import ConfigError
+from region_training.strict_loading import load_strictly
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
@@ -125,7 +126,14 @@ def agree_on_teacher(model: VideoLMM, run_dir: Path, ranks: Ranks) -> None:
 def _external_teacher(settings: AutoregressiveConfig, backbone: Backbone) -> Teacher:
     """Another vision encoder of the library, with its own size and normalisation."""
     source = str(settings.teacher_path)
-    encoder = AutoModel.from_pretrained(source, dtype=torch.get_default_dtype())
+    encoder, _ = load_strictly(
+        AutoModel.from_pretrained,
+        source,
+        # A head that only another task needs; a pooled vector, that no token is part of.
+        allow_unexpected=("*",),
+        allow_missing=("*pooler*",),
+        dtype=torch.get_default_dtype(),
+    )
     encoder = cast("nn.Module", encoder.vision_model if "text_config" in encoder.config else encoder)
     values = AutoImageProcessor.from_pretrained(source)
     size = cast("Any", encoder).config.image_size

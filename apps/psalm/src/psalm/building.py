@@ -8,13 +8,13 @@ from typing import Any, cast
 import torch
 from region_core.load_report import match_weights
 from region_training.loading import whole_weights
+from region_training.strict_loading import load_strictly
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     Mask2FormerConfig,
     PreTrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     SwinConfig,
 )
@@ -264,14 +264,7 @@ def _fill_from_checkpoint(model: PSALMModel, source: str) -> None:
 
 
 def _fill_language_model(model: PSALMModel, source: str) -> None:
-    # Misshapen weights are "ignored" into the report, so that the error below can name them.
-    opened = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True)
-    # With output_loading_info it returns a pair, which its annotation does not say.
-    language_model, info = cast("tuple[PreTrainedModel, dict[str, set]]", opened)
-    problems = {kind: sorted(map(str, info[kind])) for kind in info if info[kind]}
-    if problems:
-        listed = "; ".join(f"{kind}: {', '.join(names[:4])}" for kind, names in problems.items())
-        raise ValueError(f"{source}: weights do not match its configuration. {listed}")
+    language_model, _ = load_strictly(AutoModelForCausalLM.from_pretrained, source)
     rows = model.config.language.vocab_size
     known = len(language_model.get_input_embeddings().get_parameter("weight"))
     if rows > known:

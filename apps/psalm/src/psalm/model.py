@@ -10,7 +10,6 @@ wait for each other for ever under ZeRO-3.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
 from typing import cast
 
 import torch
@@ -18,8 +17,9 @@ from deformable_projector import DeformableProjector, ProjectorType, SwinConvPro
 from jaxtyping import Bool, Float, Int, UInt8
 from region_core.losses import LossTerms, touch
 from region_core.splicing import splice
+from region_training.strict_loading import StrictModel
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, SwinBackbone
+from transformers import AutoModel, AutoModelForCausalLM, SwinBackbone
 from transformers.utils import ModelOutput
 
 from psalm.conditions import (
@@ -87,7 +87,7 @@ class LearnedTokens(nn.Module):
         return self.weight.repeat(batch_size, 1, 1)
 
 
-class PSALMModel(PreTrainedModel):
+class PSALMModel(StrictModel):
     """Segmentation by class names, by a sentence, by regions, and by regions of another image.
 
     Args:
@@ -126,30 +126,9 @@ class PSALMModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Leave our own modules as their constructors made them; the library's initialise themselves."""
 
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | PathLike[str], *args, output_loading_info: bool = False, **kwargs
-    ):
-        """Load a saved model; a missing, unexpected or misshapen weight is an error, never a random number.
-
-        Only safetensors are read: what else a folder may hold are pickles.
-
-        Raises:
-            ValueError: The weights do not match the configuration; the message lists them.
-        """
-        kwargs.setdefault("use_safetensors", True)
-        # Misshapen weights are "ignored" into the report, so that the error below can name them.
-        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        opened = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        # With output_loading_info it returns a pair, which its annotation does not say.
-        model, info = cast("tuple[PSALMModel, dict[str, set]]", opened)
-        problems = {kind: sorted(map(str, info[kind])) for kind in info if info[kind]}
-        if problems:
-            listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items())
-            raise ValueError(f"{pretrained_model_name_or_path}: weights and configuration do not match. {listed}")
-        # Loading makes new parameters.
-        model._fix_unused()
-        return opened if output_loading_info else model
+    def after_loading(self) -> None:
+        """Fix again what no loss reaches."""
+        self._fix_unused()
 
     def get_input_embeddings(self) -> nn.Module:
         """Token embeddings of the language model."""

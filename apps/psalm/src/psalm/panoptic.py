@@ -147,33 +147,39 @@ class PanopticFile:
                 raise ValueError(f"{self.where(index)}: the image has a record already, number {seen[number]}")
 
 
-class PanopticSource:
-    """Panoptic segmentation: one target per segment, things and stuff.
+class PanopticFileSource:
+    """What the tasks on a panoptic file have in common: an image is a sample, the class names are its conditions.
 
     Args:
         panoptic: The split.
         excluded: Numbers of images to leave out.
     """
 
-    mode: Mode = "panoptic"
+    mode: Mode
 
     def __init__(self, panoptic: PanopticFile, *, excluded: Collection[ImageId] = ()) -> None:
-        self.name = "panoptic"
+        self.name = self.mode
         self.label_space = panoptic.label_space
-        self._panoptic = panoptic
-        self._indices = panoptic.keep(excluded)
+        self.panoptic = panoptic
+        self.indices = panoptic.keep(excluded)
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self._indices)
+        return len(self.indices)
 
     def where(self, index: int) -> str:
         """What to call a record in an error."""
-        return self._panoptic.where(self._indices[index])
+        return self.panoptic.where(self.indices[index])
 
     def texts(self) -> list[str]:
         """The class names."""
         return list(self.label_space.names)
+
+
+class PanopticSource(PanopticFileSource):
+    """Panoptic segmentation: one target per segment, things and stuff."""
+
+    mode: Mode = "panoptic"
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Scene:
         """Read one image; nothing is drawn.
@@ -181,13 +187,13 @@ class PanopticSource:
         Raises:
             ValueError: The record is bad, see `PanopticFile.read`.
         """
-        record = self._indices[index]
-        found = self._panoptic.read(record)
+        record = self.indices[index]
+        found = self.panoptic.read(record)
         targets = [segment for segment in found.segments if not segment.is_crowd]
         numbers = np.array([segment.number for segment in targets], dtype=np.int64)
         return Scene(
             record_id=self.where(index),
-            mode="panoptic",
+            mode=self.mode,
             image=found.image,
             masks=found.numbers == numbers[:, None, None],
             conditions=self.label_space.names,
@@ -195,7 +201,7 @@ class PanopticSource:
             is_thing=self.label_space.is_thing,
             void=~np.isin(found.numbers, numbers),
             dropped=as_dropped(Counter(crowd=len(found.segments) - len(targets))),
-            image_id=self._panoptic.image_id(record),
+            image_id=self.panoptic.image_id(record),
         )
 
 

@@ -13,6 +13,7 @@ import torch
 from deformable_projector import DeformableProjector, adapt_projector_weights
 from region_core.load_report import match_weights
 from region_core.weights import load_weights
+from region_training.strict_loading import load_strictly
 from safetensors import safe_open
 from torch import nn
 from transformers import (
@@ -38,6 +39,8 @@ PICKLES = (".pkl", ".pth", ".pt")
 PUBLISHED_TYPE = "llava_phi"
 """`model_type` of a PSALM as its authors published it."""
 QUERIES = "transformer_module.queries_embedder.weight"
+SPARE = ("*class_predictor.*", "*criterion.*", "*swin.layernorm.*", "*relative_position_index")
+"""Tensors of the classifier, of the norm that nothing reads, and of a table that is computed."""
 STATISTICS = ("*running_mean", "*running_var", "*num_batches_tracked")
 """Buffers of batch normalisation."""
 NO_STATISTICS = (
@@ -62,13 +65,7 @@ def open_mask2former(source: str) -> Mask2FormerModel:
     if not isinstance(config, Mask2FormerConfig):
         raise ValueError(f"{source}: expected a Mask2Former, got a model of type {config.model_type!r}")
     swin_of(config)
-    # Misshapen weights are "ignored" into the report, so that the error below can name them.
-    opened = Mask2FormerModel.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True)
-    model, info = cast("tuple[Mask2FormerModel, dict[str, set]]", opened)
-    problems = {kind: sorted(str(name) for name in info[kind] if not _is_spare(name)) for kind in info}
-    listed = "; ".join(f"{kind}: {', '.join(names[:4])}" for kind, names in problems.items() if names)
-    if listed:
-        raise ValueError(f"{source}: weights do not match its configuration. {listed}")
+    model, _ = load_strictly(Mask2FormerModel.from_pretrained, source, allow_missing=SPARE, allow_unexpected=SPARE)
     return model
 
 
@@ -261,9 +258,3 @@ def _check_metadata(source: str, expected: Mapping[str, str]) -> None:
             f"{source} was made for another projector: {'; '.join(differ)}; change model.conv2_repeats or "
             "model.projector, or adapt the weights again"
         )
-
-
-def _is_spare(name: object) -> bool:
-    """Whether a name is of the classifier, of a table that is computed, or of the norm that nothing reads."""
-    spare = ("class_predictor.", "criterion.", "swin.layernorm.", "relative_position_index")
-    return any(word in str(name) for word in spare)

@@ -8,6 +8,7 @@ from pathlib import Path
 from region_core.load_report import match_weights
 from region_core.weights import load_weights
 from region_training.loading import whole_weights
+from region_training.strict_loading import load_strictly
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -107,12 +108,18 @@ def build_model(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> 
                 logger.warning("%s does not hold exactly this model:\n%s", settings.checkpoint, report.table())
             return model  # the parts that the checkpoint was made from would undo its training
         if settings.vision.pretrained is not None:
-            tower = AutoModel.from_pretrained(settings.vision.pretrained)
+            tower, _ = load_strictly(
+                AutoModel.from_pretrained,
+                settings.vision.pretrained,
+                # A head that only another task needs; a pooled vector, that no image token is part of.
+                allow_unexpected=("*",),
+                allow_missing=("*pooler*",),
+            )
             # SigLIP and CLIP checkpoints hold a text tower too; the vision configuration says which half is ours.
             source = tower.vision_model if "text_config" in tower.config else tower
             model.vision_tower.load_state_dict(source.state_dict())
         if settings.text.pretrained is not None:
-            text = AutoModelForCausalLM.from_pretrained(settings.text.pretrained)
+            text, _ = load_strictly(AutoModelForCausalLM.from_pretrained, settings.text.pretrained)
             text.resize_token_embeddings(model.config.text.vocab_size)
             model.language_model.load_state_dict(text.state_dict())
     return model

@@ -11,8 +11,6 @@ reached by every backward: otherwise ranks with different batches wait for each 
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike
-from typing import cast
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -24,6 +22,7 @@ from region_core.splicing import splice
 from region_heads.region_heads import RegionHeads, RegionHeadsOutput
 from region_heads.targets import RegionTargets
 from region_heads.tasks import UNKNOWN_TASK
+from region_training.strict_loading import StrictModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
@@ -51,7 +50,7 @@ class SpatialRGPTOutput(ModelOutput):
     regions: RegionHeadsOutput | None = None
 
 
-class SpatialRGPTForConditionalGeneration(PreTrainedModel):
+class SpatialRGPTForConditionalGeneration(StrictModel):
     """Region-level vision-language model with typed answers.
 
     Args:
@@ -84,29 +83,6 @@ class SpatialRGPTForConditionalGeneration(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Leave the bricks as their constructors made them; tower and language model initialise themselves."""
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | PathLike[str], *args, output_loading_info: bool = False, **kwargs
-    ):
-        """Load a saved model; a missing, unexpected or misshapen weight is an error, never a random number.
-
-        Only safetensors are read: what else a folder may hold are pickles.
-
-        Raises:
-            ValueError: The weights do not match the configuration; the message lists them.
-        """
-        kwargs.setdefault("use_safetensors", True)
-        # Misshapen weights are "ignored" into the report, so that the error below can name them.
-        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        opened = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        # With output_loading_info it returns a pair, which its annotation does not say.
-        model, info = cast("tuple[SpatialRGPTForConditionalGeneration, dict[str, set]]", opened)
-        problems = {kind: sorted(map(str, info[kind])) for kind in info if info[kind]}
-        if problems:
-            listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items())
-            raise ValueError(f"{pretrained_model_name_or_path}: weights and configuration do not match. {listed}")
-        return opened if output_loading_info else model
 
     def get_input_embeddings(self) -> nn.Module:
         """Token embeddings of the language model."""

@@ -10,6 +10,7 @@ import torch
 from region_core.load_report import match_weights
 from region_core.weights import load_weights
 from region_training.loading import whole_weights
+from region_training.strict_loading import LoadError, load_strictly
 from torch import Tensor
 from transformers import (
     Blip2Config,
@@ -163,15 +164,10 @@ def blip2_weights(source: str) -> dict[str, Tensor]:
     Raises:
         ValueError: The folder holds another model.
     """
-    # With output_loading_info it returns a pair, which its annotation does not say.
-    opened = Blip2ForImageTextRetrieval.from_pretrained(
-        source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-    )
-    model, info = cast("tuple[Blip2ForImageTextRetrieval, dict[str, set]]", opened)
-    problems = {kind: sorted(map(str, info[kind])) for kind in info if info[kind]}
-    if problems:
-        listed = "; ".join(f"{kind}: {', '.join(names[:4])}" for kind, names in problems.items())
-        raise ValueError(f"{source} is no BLIP-2 retrieval model (Blip2ForImageTextRetrieval). {listed}")
+    try:
+        model, _ = load_strictly(Blip2ForImageTextRetrieval.from_pretrained, source, dtype=torch.float32)
+    except LoadError as error:
+        raise ValueError(f"no BLIP-2 retrieval model (Blip2ForImageTextRetrieval): {error}") from error
     return model.state_dict()
 
 

@@ -10,14 +10,15 @@ every collective as the others do.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Num
 from region_core.losses import LossTerms
+from region_training.strict_loading import StrictModel
 from roi_region_loss.contrastive import unit_rows
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 from transformers.utils import ModelOutput
@@ -55,7 +56,7 @@ class Seen(NamedTuple):
     regions: RegionView
 
 
-class SPRCModel(PreTrainedModel):
+class SPRCModel(StrictModel):
     """Composed image retrieval: a reference image and a caption find a target image.
 
     `use_region_loss` and `region_weight` may be set at any time, alike on all ranks: the region branch runs where the
@@ -96,32 +97,21 @@ class SPRCModel(PreTrainedModel):
             init.copy_(module.position_ids, torch.arange(module.position_ids.shape[-1]).expand((1, -1)))
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | PathLike[str], *args, output_loading_info: bool = False, **kwargs
-    ):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], *args: Any, **kwargs: Any):
         """Load a saved model; a missing, unexpected or misshapen weight is an error, never a random number.
 
-        Only safetensors are read: what else a folder may hold are pickles. The tower has the type
-        `config.vision_dtype`, and what is trained is float32 unless a `dtype` is given.
+        The tower has the type `config.vision_dtype`, and what is trained is float32 unless a `dtype` is given.
 
         Raises:
-            ValueError: The weights do not match the configuration; the message lists them.
+            ValueError: The weights do not match the configuration; the message names them.
         """
-        kwargs.setdefault("use_safetensors", True)
         # transformers would load all that is trained in the type of the first weight, the tower's.
         kwargs.setdefault("dtype", torch.float32)
-        # Misshapen weights are "ignored" into the report, so that the error below can name them.
-        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        opened = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        # With output_loading_info it returns a pair, which its annotation does not say.
-        model, info = cast("tuple[SPRCModel, dict[str, set]]", opened)
-        problems = {kind: sorted(map(str, info[kind])) for kind in info if info[kind]}
-        if problems:
-            listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items())
-            raise ValueError(f"{pretrained_model_name_or_path}: weights and configuration do not match. {listed}")
-        # Loading makes new parameters.
-        model.vision_tower.requires_grad_(False)
-        return opened if output_loading_info else model
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def after_loading(self) -> None:
+        """Freeze the tower again."""
+        self.vision_tower.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "SPRCModel":
         """Switch dropout on or off; the frozen tower stays in evaluation mode."""

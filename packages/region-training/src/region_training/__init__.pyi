@@ -19,8 +19,6 @@ from .environment import describe_environment as describe_environment
 from .images import read_depth as read_depth
 from .images import read_image as read_image
 from .images import write_png as write_png
-from .loading import LoadError as LoadError
-from .loading import load_pretrained as load_pretrained
 from .loading import whole_weights as whole_weights
 from .model_card import ModelCard as ModelCard
 from .model_card import write_model_card as write_model_card
@@ -38,6 +36,9 @@ from .safe_dataset import SafeDataset as SafeDataset
 from .settings import ConfigError as ConfigError
 from .settings import TrainingSettings as TrainingSettings
 from .stopping import NonFiniteError as NonFiniteError
+from .strict_loading import LoadError as LoadError
+from .strict_loading import StrictModel as StrictModel
+from .strict_loading import load_strictly as load_strictly
 from .tables import Table as Table
 from .tables import score_table as score_table
 from .testing import RankError as RankError
